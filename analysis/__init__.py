@@ -1,0 +1,1 @@
+"""What a study found: its results as tables, figures and a page."""

@@ -1,0 +1,1 @@
+"""Search, confirm and record: a hyperparameter study of CNNs on Fashion-MNIST."""

@@ -1,0 +1,69 @@
+"""Random changes to a batch of images, a different draw for each image, on the device the batch is on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from study.config import Augmentation
+
+# Area and aspect ratio of the erased rectangle: the ranges of Zhong et al. 2020, "Random erasing", arXiv:1708.04896.
+ERASED_AREA = (0.02, 0.33)
+ERASED_ASPECT = (0.3, 3.3)
+
+
+def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    """Rotate, translate, scale, shear, flip and erase each image by its own draw.
+
+    `images`: float (N, 1, H, W), background 0; what moves in from outside is 0. The maxima of `settings` are
+    multiplied by its `strength`; strength 0 returns `images` itself. `generator` lives on the images' device.
+
+    One affine map an image, p' = T · R(angle) · Shear · scale · Flip · p about the centre, sampled bilinearly, where
+    torchvision's RandomRotation and RandomAffine sample twice, at the nearest pixel, and round shifts to whole pixels.
+    """
+    s = settings.strength
+    geometry = (settings.rotation, settings.translation, settings.scale, settings.shear, settings.flip)
+    if s > 0 and any(geometry):
+        images = _affine(images, s, settings, generator)
+    if s > 0 and settings.erasing > 0:
+        images = _erase(images, s * settings.erasing, generator)
+    return images
+
+
+def _affine(images: Tensor, s: float, settings: Augmentation, generator: torch.Generator) -> Tensor:
+    draw = torch.rand(6, len(images), generator=generator, device=images.device)
+    signed = s * (2 * draw - 1)
+    angle = signed[0] * math.radians(settings.rotation)
+    shift = 2 * signed[1:3] * settings.translation  # a grid's side is 2 long
+    scale = 1 + signed[3] * settings.scale
+    shear = torch.tan(signed[4] * math.radians(settings.shear))
+    mirror = 1 - 2 * (draw[5] < s * settings.flip).float()
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    # `affine_grid` asks where an output pixel comes from: the inverse of the map, Flip · Shear⁻¹ · R⁻¹ / scale.
+    row_x = mirror * torch.stack((cos + shear * sin, sin - shear * cos)) / scale
+    row_y = torch.stack((-sin, cos)) / scale
+    linear = torch.stack((row_x, row_y))  # (2, 2, N)
+    offset = -(linear * shift).sum(1, keepdim=True)
+    theta = torch.cat((linear, offset), 1).permute(2, 0, 1)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False)
+
+
+def _erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    n, _, height, width = images.shape
+    draw = torch.rand(5, n, generator=generator, device=images.device)
+    area = torch.lerp(torch.tensor(ERASED_AREA[0]), torch.tensor(ERASED_AREA[1]), draw[0]) * height * width
+    aspect = torch.exp(math.log(ERASED_ASPECT[0]) + draw[1] * math.log(ERASED_ASPECT[1] / ERASED_ASPECT[0]))
+    h = torch.sqrt(area * aspect).clamp(max=height)
+    w = torch.sqrt(area / aspect).clamp(max=width)
+    top, left = draw[2] * (height - h), draw[3] * (width - w)
+    ys = torch.arange(height, device=images.device) + 0.5
+    xs = torch.arange(width, device=images.device) + 0.5
+    inside_y = (ys >= top[:, None]) & (ys < (top + h)[:, None])
+    inside_x = (xs >= left[:, None]) & (xs < (left + w)[:, None])
+    hit = (draw[4] < probability)[:, None, None]
+    erased = (inside_y[:, :, None] & inside_x[:, None, :] & hit)[:, None]
+    return images.masked_fill(erased, 0.0)

@@ -1,0 +1,68 @@
+"""Ray on this machine for the length of one study: reachable from here only, behind a token, and gone afterwards."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+TOKEN = Path("~/.ray/auth_token")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where to look while it runs."""
+
+    dashboard: str | None  # host:port
+    metrics: str | None  # host:port/metrics, for Prometheus
+
+    def how_to_watch(self, study: Path) -> list[str]:
+        """What to open or type to watch a study."""
+        lines = [f"  dashboard    http://{self.dashboard}, log in with the token in {TOKEN}"] if self.dashboard else []
+        lines += [f"  prometheus   http://{self.metrics}"] if self.metrics else []
+        lines += [f"  tensorboard  tensorboard --logdir {study / 'tensorboard'}"]
+        return [*lines, f"  optuna       optuna-dashboard {study / 'search' / 'optuna.journal'}"]
+
+
+@contextmanager
+def running(dashboard: bool = True) -> Iterator[Cluster]:
+    """Start Ray on the loopback interface, with all cores and GPUs of this machine; stop and clean up at the end."""
+    _ensure_token()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray moves tensors between no GPUs here; without this it warns of a coming change at every start.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    scratch = tempfile.mkdtemp(prefix="study-ray-")
+    try:
+        context = ray.init(
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=scratch,
+        )
+        port = context.address_info.get("metrics_export_port")
+        yield Cluster(context.dashboard_url or None, f"127.0.0.1:{port}/metrics" if port else None)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _ensure_token() -> None:
+    """A token that only this user can read; Ray's own is created readable by all."""
+    path = TOKEN.expanduser()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists():
+        path.chmod(0o600)
+        return
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))

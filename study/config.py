@@ -1,0 +1,211 @@
+"""TrialConfig: the vocabulary of a study. Everything that determines one training run, as frozen, typed values.
+
+Every field declares the values it accepts, so that the space reader, the tables and the documentation agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; `open_low` / `open_high` exclude the end itself."""
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
+
+
+def within(
+    low: float, high: float, *, open_low: bool = False, open_high: bool = False, **default: Any
+) -> Any:
+    """A dataclass field whose value (or each item of it) must lie in the range; `default=` makes it optional."""
+    return field(metadata={"range": Range(low, high, open_low, open_high)}, **default)
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """Residual network (He et al. 2016, arXiv:1512.03385) of basic blocks with a 3×3 stem, for 28×28 images."""
+
+    name: str = "resnet18"
+    blocks: tuple[int, ...] = within(1, 50, default=(2, 2, 2, 2))  # basic blocks in each stage
+    widths: tuple[int, ...] = within(1, 2048, default=(64, 128, 256, 512))  # channels of each stage
+    stem: int = within(1, 2048, default=64)  # channels of the first convolution
+    shortcut: bool = True  # False leaves the residual connections out
+
+
+@dataclass(frozen=True)
+class FashionCNN:
+    """Three convolutions with pooling, two hidden layers, dropout: the second source's network."""
+
+    name: str = "fashion_cnn"
+    channels: tuple[int, ...] = within(1, 2048, default=(32, 64, 128))
+    hidden: tuple[int, ...] = within(1, 8192, default=(256, 128))
+    dropout: float = within(0, 1, open_high=True, default=0.25)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent; `momentum` 0 is plain SGD, `nesterov` needs momentum above 0."""
+
+    name: str = "sgd"
+    lr: float = within(0, 100, open_low=True, default=0.1)
+    momentum: float = within(0, 1, open_high=True, default=0.9)
+    nesterov: bool = False
+    weight_decay: float = within(0, 1, default=0.0)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015), `weight_decay` added to the gradient (L2)."""
+
+    name: str = "adam"
+    lr: float = within(0, 100, open_low=True, default=1e-3)
+    weight_decay: float = within(0, 1, default=0.0)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    name: str = "adamw"
+    lr: float = within(0, 100, open_low=True, default=1e-3)
+    weight_decay: float = within(0, 1, default=0.01)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The learning rate stays as it is."""
+
+    name: str = "none"
+
+
+@dataclass(frozen=True)
+class Step:
+    """StepLR: times `gamma` every `step_size` epochs."""
+
+    name: str = "step"
+    step_size: int = within(1, 10_000, default=5)
+    gamma: float = within(0, 1, open_low=True, default=0.1)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Cosine annealing from the learning rate to 0 at the last step (Loshchilov & Hutter 2017)."""
+
+    name: str = "cosine"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to each training image; every maximum is multiplied by `strength`."""
+
+    strength: float = within(0, 1, default=0.0)
+    rotation: float = within(0, 180, default=0.0)  # degrees, drawn from ±
+    translation: float = within(0, 1, default=0.0)  # fraction of the side, drawn from ±, both directions
+    scale: float = within(0, 1, open_high=True, default=0.0)  # factor drawn from 1 ±
+    shear: float = within(0, 89, default=0.0)  # degrees, horizontal, drawn from ±
+    flip: float = within(0, 1, default=0.0)  # probability of a horizontal flip
+    erasing: float = within(0, 1, default=0.0)  # probability of erasing a rectangle
+
+
+Model = ResNet | FashionCNN
+Optimizer = SGD | Adam | AdamW
+Schedule = Constant | Step | Cosine
+
+MODELS: dict[str, Model] = {
+    "resnet": ResNet(name="resnet"),
+    "resnet18": ResNet(),
+    "three_block": ResNet(name="three_block", blocks=(1, 1, 1), widths=(128, 256, 512)),
+    "fashion_cnn": FashionCNN(),
+}
+OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "adamw": AdamW()}
+SCHEDULES: dict[str, Schedule] = {"none": Constant(), "step": Step(), "cosine": Cosine()}
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One configuration: with a seed and the data split it determines a training run completely."""
+
+    model: Model = ResNet()
+    optimizer: Optimizer = SGD()
+    schedule: Schedule = Constant()
+    augmentation: Augmentation = Augmentation()
+    epochs: int = within(1, 10_000, default=15)
+    batch_size: int = within(2, 60_000, default=128)
+    label_smoothing: float = within(0, 1, open_high=True, default=0.0)
+    mean: float = within(0, 1, default=0.2860)  # pixels in [0, 1] are normalised as (x - mean) / std
+    std: float = within(0, 1, open_low=True, default=0.3530)
+
+    @property
+    def config_id(self) -> str:
+        """Ten hexadecimal digits that name this configuration: equal for equal values, on every machine."""
+        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def label(self) -> str:
+        """What a person reads in a list of trials, for example `resnet18 sgd lr=0.031`."""
+        return f"{self.model.name} {self.optimizer.name} lr={self.optimizer.lr:.2g}"
+
+
+COMPONENTS: dict[str, dict[str, Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config (or one of its parts) as JSON-ready values: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any]) -> TrialConfig:
+    """The TrialConfig that `to_dict` wrote. Raises ValueError, naming the key, on anything else."""
+    try:
+        parts: dict[str, Any] = dict(values)
+        for key, known in COMPONENTS.items():
+            parts[key] = _build(known[values[key]["name"]], values[key])
+        parts["augmentation"] = _build(Augmentation(), values["augmentation"])
+        return _build(TrialConfig(), parts)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"trial config: got {values!r}, must be what to_dict wrote ({error!r})") from error
+
+
+def _build(prototype: T, values: dict[str, Any]) -> T:
+    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return dataclasses.replace(prototype, **tuples)  # type: ignore[type-var]
+
+
+def hyperparameters(config: TrialConfig) -> dict[str, bool | int | float | str]:
+    """The flat view that tables show: `hp_lr`, `hp_optimizer`, …; keys that do not apply are absent.
+
+    Lists are written as text, `64-128-256`. Augmentation maxima carry their part's name, `hp_augmentation_rotation`.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(config).items():
+        if key == "model":
+            flat |= {f"hp_{k}": v for k, v in value.items() if k != "name"}
+        elif key in COMPONENTS:
+            flat |= {f"hp_{key}" if k == "name" else f"hp_{k}": v for k, v in value.items()}
+        elif key == "augmentation":
+            flat |= {f"hp_augmentation_{k}": v for k, v in value.items()}
+        else:
+            flat[f"hp_{key}"] = value
+    return {k: "-".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flat.items()}
+
+
+FIELDS = types.MappingProxyType({f.name: f for f in dataclasses.fields(TrialConfig)})

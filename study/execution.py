@@ -1,0 +1,268 @@
+"""Run a queue of trials through Ray Tune, and record each one's course and end.
+
+Ray Tune places trials, retries them and asks the scheduler. What a study must not lose is kept in the trials' own
+folders (records.py), not in Ray's snapshots: those lag behind, and are pickles, which run code when they are read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from study import records
+from study.config import to_dict
+from study.records import EpochRecord, TrialRecord
+from study.trainable import Job, TrialTrainable
+from study.trainer import Precision
+
+METRIC = "best_val_accuracy"
+MAX_FAILURES = 2  # a trial is started at most three times
+
+
+class Listener(Protocol):
+    """Who wants to know how the trials of a stage go on."""
+
+    def trial_started(self, record: TrialRecord) -> None: ...
+
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None: ...
+
+    def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial gets."""
+
+    cores: int
+    gpus: float
+    precision: Precision
+
+
+class TrialQueue(Searcher):
+    """Hands Tune the next trial. Trials that were cut off are taken up with what the scheduler knew of them."""
+
+    def __init__(
+        self, study: Path, next_trial: Callable[[], TrialRecord | None], resources: Resources, scheduler: TrialScheduler
+    ) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.study, self.next_trial, self.resources, self.tune_scheduler = study, next_trial, resources, scheduler
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        record = self.next_trial()
+        if record is None:
+            return Searcher.FINISHED
+        folder = records.trial_folder(self.study, record)
+        records.write_trial(self.study, record)
+        if epochs := records.read_epochs(folder):
+            replay(self.tune_scheduler, trial_id, best_so_far(epochs))
+        job = Job(
+            trial_id=record.trial_id,
+            label=record.label,
+            config=to_dict(record.config),
+            seed=record.seed,
+            max_epochs=record.max_epochs,
+            folder=str(folder),
+            precision=self.resources.precision,
+            cores=self.resources.cores,
+            confirm=record.stage == "confirm",
+        )
+        return {"job": asdict(job)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The recorder tells whoever must know."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its parts for a restore that the trials' folders make unnecessary
+
+    def save(self, checkpoint_path: str) -> None:
+        """The trials' folders hold the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Likewise."""
+
+
+@dataclass
+class _Replayed:
+    trial_id: str
+
+
+def replay(
+    scheduler: TrialScheduler, trial_id: str, course: Iterable[tuple[int, float]], heed: bool = False
+) -> int:
+    """Tell a scheduler the course of a trial, (epoch, best validation accuracy so far), so that its rungs are filled.
+
+    With `heed` the trial ends where the scheduler stops it. Returns the last epoch told.
+    """
+    trial: Any = _Replayed(trial_id)
+    scheduler.on_trial_add(None, trial)
+    epoch = 0
+    for epoch, value in course:
+        decision = scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: value})
+        if heed and decision == TrialScheduler.STOP:
+            break
+    return epoch
+
+
+def best_so_far(epochs: list[EpochRecord]) -> list[tuple[int, float]]:
+    """(epoch, best validation accuracy up to it) of each epoch; one that diverged counts 0."""
+    values = itertools.accumulate((0.0 if e.diverged else e.val_accuracy for e in epochs), max)
+    return [(epoch.epoch, value) for epoch, value in zip(epochs, values, strict=True)]
+
+
+class Recorder(tune.Callback):
+    """Writes trial.json and epochs.jsonl as results come in, and tells the listeners."""
+
+    def __init__(
+        self, study: Path, precision: Precision, listeners: list[Listener], stop_reason: str, keep_stopped: bool
+    ) -> None:
+        self.study, self.precision, self.listeners = study, precision, listeners
+        self.stop_reason, self.keep_stopped = stop_reason, keep_stopped
+        self.live: dict[str, TrialRecord] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        record = self.live.get(_id(trial)) or records.read_trial(Path(trial.config["job"]["folder"]))
+        record = replace(
+            record,
+            status="running",
+            attempts=record.attempts + 1,
+            started=record.started or time.time(),
+            precision=self.precision,
+        )
+        self._write(record)
+        for listener in self.listeners:
+            listener.trial_started(record)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        record = self.live[_id(trial)]
+        folder = records.trial_folder(self.study, record)
+        known = {epoch.epoch for epoch in records.read_epochs(folder)}
+        reported = [EpochRecord(**values) for values in result["records"]]
+        for epoch in reported:
+            # A trial that was taken up reports its earlier epochs too: those that were recorded already stay.
+            if epoch.epoch not in known or epoch is reported[-1]:
+                records.append_epoch(folder, replace(epoch, attempt=record.attempts))
+        if record.device is None:
+            self._write(replace(record, device=result["device"]))
+        for listener in self.listeners:
+            listener.epoch_ended(self.live[_id(trial)], reported[-1])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        record, result = self.live[_id(trial)], trial.last_result
+        if result["diverged"]:
+            record = replace(record, status="diverged", stop_reason="diverged")
+        elif result["ending"]:
+            record = replace(record, status="completed", stop_reason="finished", **result["ending"])
+        else:
+            record = replace(record, status="stopped", stop_reason=self.stop_reason)
+        self._end(record)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        record = self.live.get(_id(trial)) or records.read_trial(Path(trial.config["job"]["folder"]))
+        error = trial.get_error()
+        reason = str(getattr(error, "cause", None) or error).strip() or repr(error)
+        self._end(replace(record, status="failed", stop_reason="error", error=reason[-2000:]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # see TrialQueue
+
+    def _end(self, record: TrialRecord) -> None:
+        folder = records.trial_folder(self.study, record)
+        epochs = records.read_epochs(folder)
+        finite = [epoch for epoch in epochs if not epoch.diverged]
+        if record.best_epoch is None and finite:
+            record = replace(record, best_epoch=max(finite, key=lambda epoch: epoch.val_accuracy).epoch)
+        self._write(replace(record, ended=time.time()))
+        if not (record.status == "stopped" and self.keep_stopped):
+            records.drop_checkpoint(folder)
+        for listener in self.listeners:
+            listener.trial_ended(self.live[record.trial_id], epochs)
+
+    def _write(self, record: TrialRecord) -> None:
+        self.live[record.trial_id] = record
+        records.write_trial(self.study, record)
+
+
+def run_trials(
+    study: Path,
+    next_trial: Callable[[], TrialRecord | None],
+    splits: ray.ObjectRef[Any],
+    resources: Resources,
+    listeners: list[Listener],
+    scheduler: TrialScheduler | None = None,
+    stop_reason: str = "",
+    keep_stopped: bool = False,
+    time_budget_s: float | None = None,
+    trainable: type[TrialTrainable] = TrialTrainable,
+) -> None:
+    """Run what `next_trial` hands out until it returns None, the time is up, or the user interrupts.
+
+    `splits`: the object that holds the `Splits`. `stop_reason`: what is recorded of a trial that the scheduler
+    stops; `keep_stopped` leaves its checkpoint. Every trial's folder says afterwards how it stands.
+    """
+    scheduler = scheduler or FIFOScheduler()
+    queue = TrialQueue(study, next_trial, resources, scheduler)
+
+    class WithSplits(trainable):  # type: ignore[misc, valid-type]
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(config, ray.get(splits))
+
+    WithSplits.__name__ = "Trial"
+    slots = _slots(resources)
+    scratch = tempfile.mkdtemp(prefix="study-tune-")
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(WithSplits, {"cpu": resources.cores, "gpu": resources.gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=queue,
+                scheduler=scheduler,
+                num_samples=-1,
+                max_concurrent_trials=slots,
+                time_budget_s=time_budget_s,
+                trial_dirname_creator=lambda trial: trial.config["job"]["trial_id"],
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=scratch,
+                callbacks=[Recorder(study, resources.precision, listeners, stop_reason, keep_stopped)],
+                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _slots(resources: Resources) -> int:
+    total = ray.cluster_resources()
+    slots = int(total.get("CPU", 1) // resources.cores)
+    if resources.gpus:
+        slots = min(slots, int(total.get("GPU", 0) / resources.gpus + 1e-9))
+    return max(slots, 1)
+
+
+def _id(trial: Trial) -> str:
+    return str(trial.config["job"]["trial_id"])
+
+
+def quiet() -> None:
+    """Keep Ray Tune from printing: the study has its own progress display. To be called before Tune starts."""
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"

@@ -1,0 +1,74 @@
+"""What a network costs: parameters, arithmetic, and the speed that a few measured steps reach.
+
+Imported by fresh processes that must measure soon: nothing here needs Ray or Optuna.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from study.config import Adam, Augmentation, Model, ResNet, TrialConfig
+from study.data import Splits
+from study.models import build_model
+from study.trainer import Precision, Trainer
+
+PROBE_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one trial reaches while every slot is busy: images a second, and its peak device memory in bytes."""
+
+    train: float
+    evaluate: float
+    memory: int = 0
+
+
+def architecture(model: Model) -> str:
+    """What bears on a network's cost, in words: `resnet 2-2-2-2 64-128-256-512`."""
+    if isinstance(model, ResNet):
+        sizes, plain = (model.blocks, model.widths), "" if model.shortcut else " plain"
+    else:
+        sizes, plain = (model.channels, model.hidden), ""
+    return " ".join([model.name, *("-".join(map(str, size)) for size in sizes)]) + plain
+
+
+def flops(model: Model) -> int:
+    """Floating-point operations of one image's forward pass."""
+    network = build_model(model, 0).eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros(1, 1, 28, 28))
+    return int(counter.get_total_flops())
+
+
+def parameters_of(model: Model) -> int:
+    """How many parameters a network has."""
+    return sum(parameter.numel() for parameter in build_model(model, 0).parameters())
+
+
+def probe(model: Model, batch_size: int, precision: Precision, cores: int) -> Speed:
+    """Train and evaluate a batch of random images again and again for some `PROBE_SECONDS`."""
+    torch.set_num_threads(cores)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch_size, 28, 28), np.uint8)
+    labels = rng.integers(0, 10, batch_size).astype(np.uint8)
+    splits = Splits(images, labels, images, labels, images, labels, np.arange(batch_size))
+    config = TrialConfig(
+        model=model, optimizer=Adam(), batch_size=batch_size, augmentation=Augmentation(1, rotation=10, flip=0.5)
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(config, 0, splits, device, precision)
+    trainer.run_epoch()  # the first step chooses kernels and fills caches
+    train_s = evaluate_s = 0.0
+    passes = 0
+    while train_s < PROBE_SECONDS:
+        record = trainer.run_epoch()
+        train_s += batch_size / record.images_per_s
+        evaluate_s += record.seconds - batch_size / record.images_per_s
+        passes += 1
+    memory = torch.cuda.max_memory_reserved() if device.type == "cuda" else 0
+    return Speed(passes * batch_size / train_s, passes * batch_size / evaluate_s, memory)

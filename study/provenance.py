@@ -1,0 +1,147 @@
+"""study.json: what ran, on what, from which code and data, and how long it took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from study import data, records
+from study.records import SCHEMA_VERSION, STAGES, Stage
+from study.space import Space
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")
+
+
+class Book:
+    """Keeps study.json up to date while a study runs; a resumed study adds to its earlier times."""
+
+    def __init__(
+        self,
+        folder: Path,
+        earlier: dict[str, Any] | None,
+        settings: dict[str, Any],
+        plan: dict[str, Any],
+        space: Space,
+        command: list[str],
+    ) -> None:
+        self.folder = folder
+        self.content: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "name": folder.name,
+            "status": "running",
+            "fidelity": settings["fidelity"],
+            "command": command,
+            "space": f"{space.name}.yaml",
+            "seed": settings["seed"],
+            "created": _now(),
+            "ended": None,
+            "git": git_state(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "data": data.CHECKSUMS,
+            "split": vars(space.split),
+            "budget": vars(space.budget),
+            "epochs": space.epochs,
+            "arms": list(space.arms),
+            "settings": settings,
+            "plan": plan,
+            "stages": {},
+            "resumed": 0,
+        }
+        if earlier is not None:
+            kept = {key: earlier[key] for key in ("command", "created", "stages") if key in earlier}
+            self.content |= kept | {"resumed": earlier.get("resumed", 0) + 1}
+        self._write()
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[None]:
+        """Measure a stage, whatever its end."""
+        started = time.monotonic()
+        before = self.content["stages"].get(stage, {}).get("wall_seconds", 0.0)
+        try:
+            yield
+        finally:
+            wall = before + time.monotonic() - started
+            self.content["stages"][stage] = self._costs(stage, wall)
+            self.content["status"] = "interrupted"
+            self._write()
+
+    def finish(self) -> None:
+        """Note that the study is complete."""
+        self.content |= {"status": "finished", "ended": _now()}
+        self._write()
+
+    def _costs(self, stage: Stage, wall: float) -> dict[str, Any]:
+        epochs = [
+            epoch
+            for record in records.read_trials(self.folder, stage)
+            for epoch in records.read_epochs(records.trial_folder(self.folder, record))
+        ]
+        cpu = sum(epoch.cpu_seconds for epoch in epochs)
+        return {
+            "wall_seconds": wall,
+            "cpu_seconds": cpu,  # of the trials' processes while they trained and validated
+            "busy_share": cpu / (wall * cores()) if self.content["plan"]["gpus"] == 0 else None,
+            "epochs": len(epochs),
+            "image_passes": len(epochs) * self.content["split"]["train"],
+        }
+
+    def _write(self) -> None:
+        records.write_json(self.folder / "study.json", self.content)
+
+
+def has_gpu() -> bool:
+    """Whether torch sees a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as it bears on speed."""
+    import torch
+
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": names[0].split(":", 1)[1].strip() if names else platform.processor(),
+        "cores": cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code and whether it had uncommitted changes; nulls outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--", "study", "search_spaces")
+    return {"commit": commit, "dirty": None if commit is None else bool(changes)}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,251 @@
+"""The search: TPE proposes, ASHA or the one-epoch rule stops, the arms go first."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+import ray
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from study import records
+from study.config import TrialConfig
+from study.execution import METRIC, Listener, Resources, best_so_far, replay, run_trials
+from study.records import ENDED, EpochRecord, TrialRecord
+from study.space import Space
+
+Rule = Literal["asha", "one-epoch", "none"]
+REDUCTION_FACTOR = 3  # ASHA lets the best third of each rung go on
+ONE_EPOCH_KEEP = 3  # Egele et al. 2023 let the best three go on
+
+
+class Proposer:
+    """Optuna's TPE over a space, told of every trial that has ended.
+
+    Its memory is made of the trials' records, so that a study goes on from them whatever became of the journal, which
+    is kept for optuna-dashboard. Trials that were stopped are told as pruned: TPE then ranks them behind all that
+    ran on, by the epochs they reached, instead of comparing accuracies of unequal epochs.
+
+    Bergstra et al. 2011, "Algorithms for hyper-parameter optimization"; multivariate and grouped as in Optuna, which
+    models hyperparameters jointly where they occur together.
+    """
+
+    def __init__(self, space: Space, seed: int, journal: Path) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        for leftover in journal.parent.glob(f"{journal.name}*"):
+            leftover.unlink()
+        self.space, self.seed = space, seed
+        self.study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))), study_name=space.name, direction="maximize"
+        )
+        self.asked: dict[str, optuna.Trial] = {}
+
+    def ask(self, trial_id: str) -> TrialConfig:
+        """A configuration to try. The draw depends on the seed and on what has been asked and told, nothing else."""
+        number = len(self.study.get_trials(deepcopy=False))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = optuna.samplers.TPESampler(
+                multivariate=True, group=True, constant_liar=True, seed=self.seed * 1_000_003 + number
+            )
+        trial = self.study.ask()
+        trial.set_user_attr("trial_id", trial_id)
+        self.asked[trial_id] = trial
+        return self.space.suggest(trial)
+
+    def tell(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
+        """Learn how a trial ended. A configuration outside the space (an arm may be) teaches nothing."""
+        course = dict(best_so_far(epochs))
+        best = max(course.values(), default=0.0)
+        state = {"completed": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(
+            record.status, TrialState.PRUNED
+        )
+        if state is TrialState.PRUNED and not course:
+            state = TrialState.FAIL
+        # A diverged trial is told the worst value there is: TPE then keeps away from its neighbourhood.
+        value = 0.0 if record.status == "diverged" else best
+        if trial := self.asked.pop(record.trial_id, None):
+            for epoch, reached in course.items():
+                trial.report(reached, epoch)
+            self.study.tell(trial, value if state is TrialState.COMPLETE else None, state=state)
+        elif (parameters := self.space.parameters_of(record.config)) is not None:
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    state=state,
+                    value=value if state is TrialState.COMPLETE else None,
+                    params=parameters,
+                    distributions=self.space.distributions_of(parameters),
+                    intermediate_values=course,
+                    user_attrs={"trial_id": record.trial_id, "arm": record.arm},
+                )
+            )
+
+
+class StopAfterOne(FIFOScheduler):
+    """Stops every trial after its first epoch."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        return TrialScheduler.STOP
+
+
+class Search:
+    """The search stage of a study: hands out arms, trials that were cut off, and what the proposer asks for."""
+
+    def __init__(self, study: Path, space: Space, seed: int) -> None:
+        self.study, self.space, self.seed = study, space, seed
+        (study / "search").mkdir(parents=True, exist_ok=True)
+        self.proposer = Proposer(space, seed, study / "search" / "optuna.journal")
+        known = records.read_trials(study, "search")
+        for record in known:
+            if record.status in ENDED:
+                self.proposer.tell(record, records.read_epochs(records.trial_folder(study, record)))
+        self.count = len(known)
+        self.ended = sum(record.status in ENDED for record in known)
+        self.waiting = [record for record in known if record.status not in ENDED]
+        tried = {record.arm for record in known}
+        for name, config in space.arms.items():
+            if name not in tried:
+                self.waiting.append(self._record(config, arm=name))
+
+    # A listener: only the end of a trial matters here.
+    def trial_started(self, record: TrialRecord) -> None: ...
+
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None: ...
+
+    def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
+        self.proposer.tell(record, epochs)
+
+    def next_trial(self) -> TrialRecord | None:
+        """The next trial to run, or None when the budget of trials is used up."""
+        if self.waiting:
+            return self.waiting.pop(0)
+        if self.count >= self.space.budget.trials:
+            return None
+        return self._record(self.proposer.ask(f"s{self.count + 1:04d}"))
+
+    def run(
+        self,
+        splits: ray.ObjectRef[Any],
+        resources: Resources,
+        listeners: list[Listener],
+        rule: Rule,
+        time_budget_s: float | None = None,
+    ) -> None:
+        """Search by the rule; returns when done, when the time is up, or when the user interrupts."""
+        deadline = None if time_budget_s is None else time.monotonic() + time_budget_s
+
+        def trials(scheduler: TrialScheduler, keep_stopped: bool = False) -> None:
+            run_trials(
+                self.study,
+                self.next_trial,
+                splits,
+                resources,
+                [self, *listeners],
+                scheduler,
+                stop_reason=rule,
+                keep_stopped=keep_stopped,
+                time_budget_s=None if deadline is None else max(deadline - time.monotonic(), 1.0),
+            )
+
+        if rule == "one-epoch":
+            self.waiting = [record for record in self.waiting if not self._epochs(record)]
+            trials(StopAfterOne(), keep_stopped=True)
+            if self._all_tried():
+                self.waiting = self._survivors()
+                trials(FIFOScheduler())
+                self._dismiss()
+        else:
+            scheduler = build_scheduler(rule, self.space.epochs)
+            for record in records.read_trials(self.study, "search"):
+                if record.status in ENDED:
+                    replay(scheduler, record.trial_id, best_so_far(self._epochs(record)))
+            trials(scheduler)
+
+    def finished(self) -> bool:
+        """Whether the budget is used up and every trial has ended."""
+        known = records.read_trials(self.study, "search")
+        return len(known) >= self.space.budget.trials and all(record.status in ENDED for record in known)
+
+    def end_on_time(self) -> None:
+        """Record the trials that the end of the time budget cut off, which are not to go on."""
+        for record in records.read_trials(self.study, "search"):
+            if record.status not in ENDED:
+                records.write_trial(self.study, replace(record, status="stopped", stop_reason="time-budget"))
+                records.drop_checkpoint(records.trial_folder(self.study, record))
+
+    def candidates(self) -> list[TrialRecord]:
+        """The best searched configurations that ran to the end, best validation epoch first; arms are not among them."""
+        arms = {config.config_id for config in self.space.arms.values()}
+        best: dict[str, tuple[float, TrialRecord]] = {}
+        for record in records.read_trials(self.study, "search"):
+            if record.status == "completed" and record.config_id not in arms:
+                score = max(epoch.val_accuracy for epoch in self._epochs(record) if not epoch.diverged)
+                if score > best.get(record.config_id, (-1.0, record))[0]:
+                    best[record.config_id] = (score, record)
+        ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1].trial_id))
+        return [record for _, record in ranked[: self.space.budget.candidates]]
+
+    def _record(self, config: TrialConfig, arm: str | None = None) -> TrialRecord:
+        self.count += 1
+        return TrialRecord(
+            trial_id=f"s{self.count:04d}",
+            stage="search",
+            config=config,
+            seed=self.seed,
+            arm=arm,
+            max_epochs=min(config.epochs, self.space.epochs),
+        )
+
+    def _epochs(self, record: TrialRecord) -> list[EpochRecord]:
+        return records.read_epochs(records.trial_folder(self.study, record))
+
+    def _all_tried(self) -> bool:
+        known = records.read_trials(self.study, "search")
+        return len(known) >= self.space.budget.trials and all(self._epochs(r) or r.status in ENDED for r in known)
+
+    def _survivors(self) -> list[TrialRecord]:
+        known = [r for r in records.read_trials(self.study, "search") if r.status not in ("diverged", "failed")]
+        known.sort(key=lambda record: (-self._epochs(record)[0].val_accuracy, record.trial_id))
+        return [replace(r, status="pending", stop_reason=None) for r in known[:ONE_EPOCH_KEEP] if r.status != "completed"]
+
+    def _dismiss(self) -> None:
+        for record in records.read_trials(self.study, "search"):
+            if record.status == "stopped":
+                records.drop_checkpoint(records.trial_folder(self.study, record))
+
+
+def build_scheduler(rule: Rule, max_epochs: int) -> TrialScheduler:
+    """ASHA (Li et al. 2020, arXiv:1810.05934) with rungs at 1, 3, 9, … epochs, or no early stopping.
+
+    The one-epoch rule is that of Egele et al. 2023, "Is one epoch all you need for multi-fidelity hyperparameter
+    optimization?", arXiv:2307.15422: see `Search.run`.
+    """
+    if rule == "asha":
+        return ASHAScheduler("epoch", METRIC, "max", max_t=max_epochs, reduction_factor=REDUCTION_FACTOR)
+    return FIFOScheduler()
+
+
+def expected_epochs(rule: Rule, trials: int, max_epochs: int) -> float:
+    """Epochs that a search is expected to train: the real scheduler on trials of random, constant rank."""
+    if rule == "one-epoch":
+        kept = min(ONE_EPOCH_KEEP, trials)
+        return trials + kept * (max_epochs - 1)
+    draws = np.random.default_rng(0).random((20, trials))
+    total = 0
+    for ranks in draws:
+        scheduler = build_scheduler(rule, max_epochs)
+        scheduler.set_search_properties(METRIC, "max")
+        for number, rank in enumerate(ranks):
+            total += replay(
+                scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, max_epochs + 1)], heed=True
+            )
+    return total / len(draws)

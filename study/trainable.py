@@ -1,0 +1,140 @@
+"""A Trainer as a Ray Tune trainable: one step is one epoch, and a trial goes on from its own checkpoint."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from ray import tune
+from ray.util.metrics import Gauge
+
+from study.config import from_dict
+from study.data import CLASS_NAMES, Splits
+from study.records import write_whole
+from study.trainer import Precision, Trainer, save_whole
+
+# A checkpoint is written as soon as the last one's cost is below this share of the time since.
+CHECKPOINT_SHARE = 0.03
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told of its trial, in plain values."""
+
+    trial_id: str
+    label: str
+    config: dict[str, Any]
+    seed: int
+    max_epochs: int
+    folder: str
+    precision: Precision
+    cores: int
+    confirm: bool  # predict the test split at the end, and keep the weights
+
+
+class TrialTrainable(tune.Trainable):
+    """Runs one trial; each step reports `epoch`, `val_accuracy`, `best_val_accuracy` and the new epoch records."""
+
+    def setup(self, config: dict[str, Any], splits: Splits | None = None) -> None:
+        if splits is None:
+            raise ValueError("trainable: got no splits, must be given with tune.with_parameters")
+        self.job = Job(**config["job"])
+        self.splits = splits
+        self.folder = Path(self.job.folder)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.set_num_threads(self.job.cores)
+        self.trainer = self._fresh_trainer()
+        if self._checkpoint.exists():
+            try:
+                self.trainer.load(self._checkpoint)
+            except ValueError:  # not whole: the trial starts again from its first epoch
+                self.trainer = self._fresh_trainer()
+        self.reported = 0  # epochs of the history that have been reported
+        self.saved_at, self.save_seconds = time.monotonic(), 0.0
+        self.gauges = {
+            "val_accuracy": Gauge("study_val_accuracy", "Validation accuracy of the last epoch, 0 to 1", ("trial",)),
+            "images_per_s": Gauge("study_images_per_s", "Training images a second", ("trial",)),
+        }
+
+    def __repr__(self) -> str:
+        return self.job.label  # the actor's name in Ray's dashboard
+
+    def step(self) -> dict[str, Any]:
+        trainer = self.trainer
+        if not self._done():  # a resumed trial may have ended just before it could report
+            record = trainer.run_epoch()
+            for name, gauge in self.gauges.items():
+                gauge.set(getattr(record, name), {"trial": self.job.label})
+        done, last = self._done(), trainer.history[-1]
+        self._save_if_due(done)
+        records, self.reported = trainer.history[self.reported :], len(trainer.history)
+        return {
+            "epoch": trainer.epoch,
+            "val_accuracy": 0.0 if last.diverged else last.val_accuracy,
+            "best_val_accuracy": max((r.val_accuracy for r in trainer.history if not r.diverged), default=0.0),
+            "records": [asdict(record) for record in records],
+            "diverged": last.diverged,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "ending": self._ending() if done and not last.diverged else {},
+            "done": done,
+        }
+
+    def _fresh_trainer(self) -> Trainer:
+        return Trainer(from_dict(self.job.config), self.job.seed, self.splits, self.device, self.job.precision)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _done(self) -> bool:
+        history = self.trainer.history
+        return self.trainer.epoch >= self.job.max_epochs or (bool(history) and history[-1].diverged)
+
+    def _save_if_due(self, done: bool) -> None:
+        now = time.monotonic()
+        if done or self.save_seconds <= CHECKPOINT_SHARE * (now - self.saved_at):
+            self.trainer.save(self._checkpoint)
+            self.saved_at = time.monotonic()
+            self.save_seconds = self.saved_at - now
+
+    def _ending(self) -> dict[str, Any]:
+        """Measure what is measured once, with the best epoch's weights; in confirm, predict and keep them."""
+        clean = self.trainer.finish()
+        ending: dict[str, Any] = {
+            "best_epoch": self.trainer.best.epoch,
+            "train_accuracy_clean": clean.accuracy,
+            "train_loss_clean": clean.loss,
+        }
+        if self.job.confirm:
+            ending |= self._predict()
+            save_whole(self.folder / "best.pt", {"config": self.job.config, "weights": self.trainer.best_weights})
+        return ending
+
+    def _predict(self) -> dict[str, Any]:
+        probabilities = self.trainer.predict(self.splits.test_images)
+        labels = self.splits.test_labels.astype(np.int64)
+        predicted = probabilities.argmax(1)
+        of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+        table = pa.table(
+            {
+                "image": self.splits.test_index.astype(np.int32),
+                "label": labels.astype(np.int8),
+                "predicted": predicted.astype(np.int8),
+                "confidence": probabilities.max(1),
+                **{f"p_{c}": np.ascontiguousarray(probabilities[:, c]) for c in range(len(CLASS_NAMES))},
+            }
+        )
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        write_whole(self.folder / "predictions.parquet", buffer.getvalue())
+        return {
+            "test_accuracy": float((predicted == labels).mean()),
+            "test_loss": float(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).mean()),
+        }

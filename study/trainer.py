@@ -1,0 +1,203 @@
+"""Train, evaluate, save and load one network. Knows nothing of how trials are chosen or where they run."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from study.augment import augment
+from study.config import TrialConfig
+from study.data import Splits
+from study.models import build_model
+from study.optimizers import build_optimizer, build_schedule
+from study.records import EpochRecord
+
+Precision = Literal["bf16", "fp32"]
+EVALUATION_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy in nats and accuracy in [0, 1] over a split."""
+
+    loss: float
+    accuracy: float
+
+
+class Trainer:
+    """One training run of `config` from `seed`: call `run_epoch` up to `config.epochs` times.
+
+    The splits live on the device as uint8; batches are drawn, augmented and normalised there. Nothing waits for the
+    device within an epoch. On a CPU, equal configuration, seed, precision and number of threads give equal losses to
+    the last bit, also across `save` and `load`.
+    """
+
+    def __init__(
+        self, config: TrialConfig, seed: int, splits: Splits, device: torch.device, precision: Precision
+    ) -> None:
+        self.config, self.device, self.precision = config, device, precision
+        self.epoch = 0  # finished epochs
+        self.history: list[EpochRecord] = []
+        torch.manual_seed(seed)  # dropout draws from the global generator
+        self.order = torch.Generator().manual_seed(seed)
+        self.draws = torch.Generator(device).manual_seed(seed)
+        self.model = build_model(config.model, seed).to(device, memory_format=torch.channels_last)
+        self.train_images, self.train_labels = self._resident(splits.train_images, splits.train_labels)
+        self.val_images, self.val_labels = self._resident(splits.val_images, splits.val_labels)
+        self.optimizer = build_optimizer(self.model.parameters(), config.optimizer)
+        steps = math.ceil(len(self.train_labels) / config.batch_size)
+        self.schedule = build_schedule(self.optimizer, config.schedule, config.epochs, steps)
+        self.best_weights: dict[str, Tensor] | None = None
+
+    @property
+    def best(self) -> EpochRecord:
+        """The epoch of the highest validation accuracy, the earliest of equals. Raises ValueError before the first."""
+        return max((r for r in self.history if not r.diverged), key=lambda r: r.val_accuracy)
+
+    def run_epoch(self) -> EpochRecord:
+        """Train one epoch, validate, and keep the weights if no epoch before was better."""
+        started, cpu_started = time.perf_counter(), time.process_time()
+        lr = self.optimizer.param_groups[0]["lr"]
+        train = self._train()
+        trained = time.perf_counter()
+        validation = self.evaluate(self.val_images, self.val_labels)
+        self.epoch += 1
+        record = EpochRecord(
+            epoch=self.epoch,
+            lr=float(lr),
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            seconds=time.perf_counter() - started,
+            cpu_seconds=time.process_time() - cpu_started,
+            images_per_s=len(self.train_labels) / (trained - started),
+            diverged=not (math.isfinite(train.loss) and math.isfinite(validation.loss)),
+        )
+        self.history.append(record)
+        if not record.diverged and self.best is record:
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+        return record
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
+        """Loss and accuracy in evaluation mode. `images` uint8 (N, 1, 28, 28) and `labels` int64 on the device."""
+        logits = self._logits(images)
+        loss = functional.cross_entropy(logits, labels)
+        return Evaluation(loss.item(), (logits.argmax(1) == labels).double().mean().item())
+
+    def finish(self) -> Evaluation:
+        """Take the best epoch's weights, and evaluate the training split with them. Raises ValueError before one."""
+        if self.best_weights is None:
+            raise ValueError("trainer: got no finite epoch, must have trained at least one")
+        self.model.load_state_dict(self.best_weights)
+        return self.evaluate(self.train_images, self.train_labels)
+
+    def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Class probabilities (N, 10) of uint8 images (N, 28, 28), in evaluation mode."""
+        logits = self._logits(_tensor(images)[:, None].to(self.device))
+        return functional.softmax(logits, 1).cpu().numpy()
+
+    def save(self, path: Path) -> None:
+        """Write everything that `load` needs to go on bit for bit: to a temporary file first, then renamed."""
+        state = {
+            "epoch": self.epoch,
+            "history": [asdict(record) for record in self.history],
+            "model": self.model.state_dict(),
+            "best_weights": self.best_weights,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "order": self.order.get_state(),
+            "draws": self.draws.get_state(),
+            "global": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        save_whole(path, state)
+
+    def load(self, path: Path) -> None:
+        """Take up the state that `save` wrote, executing nothing from the file. Raises ValueError if it is not whole."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.history = [EpochRecord(**values) for values in state["history"]]
+            best = state["best_weights"]
+            self.best_weights = None if best is None else {k: v.to(self.device) for k, v in best.items()}
+            self.order.set_state(state["order"])
+            self.draws.set_state(state["draws"])
+            torch.set_rng_state(state["global"])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda"], self.device)
+            self.epoch = state["epoch"]
+        except Exception as error:  # a cut or foreign file fails in as many ways as there are bytes
+            raise ValueError(f"{path}: got {type(error).__name__}: {error}, must be a checkpoint of this trial") from error
+
+    def _train(self) -> Evaluation:
+        config = self.config
+        self.model.train()
+        order = torch.randperm(len(self.train_labels), generator=self.order).to(self.device)
+        loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
+        correct = torch.zeros((), device=self.device, dtype=torch.int64)
+        for batch in order.split(config.batch_size):
+            labels = self.train_labels[batch]
+            images = augment(self.train_images[batch].float().div_(255), config.augmentation, self.draws)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = self.model(self._normalised(images))
+            loss = functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+            loss_sum += loss.detach() * len(batch)
+            correct += (logits.detach().argmax(1) == labels).sum()
+        n = len(self.train_labels)
+        return Evaluation(loss_sum.item() / n, correct.item() / n)
+
+    @torch.inference_mode()
+    def _logits(self, images: Tensor) -> Tensor:
+        self.model.eval()
+        parts = []
+        for part in images.split(EVALUATION_BATCH):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                parts.append(self.model(self._normalised(part.float().div_(255))).float())
+        return torch.cat(parts)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        normalised = (images - self.config.mean) / self.config.std
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+    def _resident(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        return _tensor(images)[:, None].to(self.device), _tensor(labels).long().to(self.device)
+
+
+def _tensor(array: npt.NDArray[np.uint8]) -> Tensor:
+    # Arrays out of Ray's object store are read-only; torch warns of that, and nothing here writes to them.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
+
+
+def save_whole(path: Path, state: dict[str, Any]) -> None:
+    """`torch.save` to a temporary file beside `path`, forced to disk, then renamed: whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,124 @@
+"""A small study folder made from known numbers, written as a study writes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from study.config import SGD, Adam, Augmentation, FashionCNN, ResNet, TrialConfig
+from study.records import EpochRecord, Stage, Status, TrialRecord, append_epoch, trial_folder, write_json, write_trial
+
+NAME = "<script>alert(1)</script>"
+ARMS = {
+    "baseline": TrialConfig(model=FashionCNN(), optimizer=Adam(), epochs=10),
+    "augmented": TrialConfig(model=FashionCNN(), optimizer=Adam(), epochs=10, augmentation=Augmentation(1, 10, 0.1)),
+}
+CANDIDATE = TrialConfig(model=ResNet(blocks=(1, 1), widths=(16, 32), stem=16), optimizer=SGD(lr=0.05), epochs=10)
+
+
+def make(
+    folder: Path, *, name: str = NAME, seeds: int = 3, gain: float = 0.02, confirm: bool = True, images: int = 1000,
+    searched: int = 6, fidelity: str = "full",
+) -> Path:  # fmt: skip
+    """A study in `folder`: both arms, one candidate `gain` above `baseline` in test accuracy, and how trials can end."""
+    folder.mkdir(parents=True)
+    write_json(folder / "study.json", about(name, fidelity, finished=confirm))
+    for number in range(searched):
+        config = dataclasses.replace(CANDIDATE, optimizer=SGD(lr=0.05 * 0.7**number, nesterov=number % 2 == 1))
+        status: Status = "completed" if number < 2 else "stopped"
+        epochs = 10 if number < 2 else 3
+        _trial(folder, "search", number, config, 0, 0.85 - 0.01 * number, epochs=epochs, status=status)
+    for number, (arm, config) in enumerate(ARMS.items(), start=searched):
+        _trial(folder, "search", number, config, 0, 0.84, arm=arm)
+    _ended(folder, searched + 2, "diverged", "diverged", None)
+    _ended(folder, searched + 3, "failed", "error", "Traceback:\nRuntimeError: <b>out</b> of memory")
+    if not confirm:
+        return folder
+    configs = {"candidate-1": CANDIDATE, **ARMS}
+    test = {"candidate-1": 0.85 + gain, "baseline": 0.85, "augmented": 0.84}
+    for place, (arm, config) in enumerate(configs.items()):
+        for seed in range(seeds):
+            accuracy = test[arm] + 0.002 * ((seed * 7 + place * 2) % 5 - 2)
+            _trial(folder, "confirm", place * seeds + seed, config, seed, accuracy, arm=arm, images=images)
+    return folder
+
+
+def about(name: str, fidelity: str, *, finished: bool) -> dict[str, Any]:
+    """What `study.json` says; an interrupted study has no confirm stage yet."""
+    stage = {"wall_seconds": 600.0, "cpu_seconds": 1100.0, "busy_share": 0.91, "image_passes": 480_000}
+    return {
+        "schema_version": 1,
+        "name": name,
+        "status": "finished" if finished else "interrupted",
+        "fidelity": fidelity,
+        "command": ["python", "-m", "study.run", "--space", "smoke.yaml"],
+        "seed": 0,
+        "created": "2026-01-02T03:04:05+00:00",
+        "git": {"commit": "0123456789abcdef", "dirty": False},
+        "versions": {"python": "3.13.1", "torch": "2.9.0"},
+        "hardware": {"device": "cpu", "cpu": "made up", "cores": 2, "memory_gib": 8.0, "gpus": []},
+        "split": {"train": 5000, "validation": 1000, "test": 1000, "seed": 0},
+        "budget": {"trials": 10, "candidates": 1, "seeds": 3},
+        "arms": list(ARMS),
+        "stages": {"search": stage, "confirm": stage} if finished else {"search": stage},
+    }
+
+
+def _trial(
+    folder: Path, stage: Stage, number: int, config: TrialConfig, seed: int, accuracy: float, *,
+    arm: str | None = None, epochs: int = 10, status: Status = "completed", images: int = 0,
+) -> None:  # fmt: skip
+    """A trial whose validation accuracy climbs to `accuracy`, and whose predictions are right that often."""
+    rng = np.random.default_rng(number)
+    record = TrialRecord(
+        f"{stage[0]}{number:04}", stage, config, seed, arm, max_epochs=10, status=status, attempts=1, started=1.0,
+        stop_reason="finished" if status == "completed" else "asha", ended=100.0, device="cpu", precision="fp32",
+        best_epoch=epochs, train_accuracy_clean=accuracy + 0.05, train_loss_clean=0.2,
+        test_accuracy=accuracy if stage == "confirm" else None, test_loss=0.4 if stage == "confirm" else None,
+    )  # fmt: skip
+    write_trial(folder, record)
+    for epoch in range(1, epochs + 1):
+        rest = 0.5 ** (epoch - 1) * 0.3 + 0.004 * rng.random() * (epoch < epochs)
+        append_epoch(
+            trial_folder(folder, record),
+            EpochRecord(
+                epoch=epoch, lr=0.05, train_loss=2.0 * rest + 0.3, train_accuracy=accuracy + 0.02 - rest,
+                val_loss=2.2 * rest + 0.35, val_accuracy=accuracy - rest * 0.8,
+                seconds=9.5, cpu_seconds=18.0, images_per_s=5200.0 + epoch,
+            ),
+        )  # fmt: skip
+    if images:
+        write_predictions(trial_folder(folder, record) / "predictions.parquet", accuracy, images, rng)
+
+
+def _ended(folder: Path, number: int, status: Status, reason: str, error: str | None) -> None:
+    """A trial that ended badly: the diverged one after an epoch whose losses were not finite, the failed before any."""
+    record = TrialRecord(
+        f"s{number:04}", "search", dataclasses.replace(CANDIDATE, optimizer=SGD(lr=9.0)), 0, max_epochs=10,
+        status=status, stop_reason=reason, error=error, attempts=3 if error else 1,
+    )  # fmt: skip
+    write_trial(folder, record)
+    if status == "diverged":
+        nan = float("nan")
+        epoch = EpochRecord(
+            epoch=1, lr=9.0, train_loss=nan, train_accuracy=0.1, val_loss=nan, val_accuracy=0.1,
+            seconds=9.0, cpu_seconds=17.0, images_per_s=5000.0, diverged=True,
+        )  # fmt: skip
+        append_epoch(trial_folder(folder, record), epoch)
+
+
+def write_predictions(path: Path, accuracy: float, images: int, rng: np.random.Generator) -> None:
+    """`images` predictions, right in round(accuracy × images) of them."""
+    label = np.arange(images, dtype=np.int8) % 10
+    wrong = rng.permutation(images) >= round(accuracy * images)
+    predicted = np.where(wrong, (label + 1) % 10, label).astype(np.int8)
+    p = np.full((images, 10), 0.01, np.float32)
+    p[np.arange(images), predicted] = 0.91
+    columns = {"image": np.arange(images, dtype=np.int32), "label": label, "predicted": predicted}
+    columns |= {"confidence": p.max(axis=1), **{f"p_{k}": p[:, k] for k in range(10)}}
+    pq.write_table(pa.table(columns), path)
