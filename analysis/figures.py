@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis.statistics import Estimate
 
@@ -135,7 +135,9 @@ def _limits(axes: Axes, values: np.ndarray, up: bool) -> None:
     if not len(values):
         return
     low, high = np.quantile(values, (0.1, 1) if up else (0, 0.9))
-    if not up:
+    if up:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    else:
         high = min(high, max(low, CHANCE_LOSS))
     room = 0.06 * (high - low) + 1e-3
     axes.set_ylim(max(low - room, 0), min(high + room, 1) if up else high + room)

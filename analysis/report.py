@@ -64,7 +64,7 @@ def build(folder: Path) -> Path:
     """Write tables, figures, report.md and report.html of the study in `folder`; the page's path. Raises RecordError."""
     tables.build(folder)
     about = read_json(folder / "study.json")
-    made = page(about, tables.read(folder, "trials"), tables.read(folder, "epochs"), folder.name)
+    made = page(about, tables.read(folder, "trials"), tables.read(folder, "epochs"), folder)
     for picture in (picture for section in made.sections for picture in section.pictures):
         write_whole(folder / "figures" / f"{picture.name}.svg", picture.svg)
     write_whole(folder / "report.md", render("report.md.j2", made).encode())

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -40,7 +41,10 @@ class Table:
         rule = [("-" * w if k < self.words else "-" * (max(w, 2) - 1) + ":") for k, w in enumerate(widths)]
         rows.insert(1, rule)
         padded = [
-            [cell.ljust(w) if k < self.words else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))]
+            [
+                cell.ljust(w) if k < self.words else cell.rjust(w)
+                for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ]
             for row in rows
         ]
         return "\n".join(f"| {' | '.join(row)} |" for row in padded)
@@ -95,12 +99,12 @@ class Page:
     sections: Sequence[Section]
 
 
-def page(about: dict[str, Any], trials: pd.DataFrame, epochs: pd.DataFrame, folder: str) -> Page:
+def page(about: dict[str, Any], trials: pd.DataFrame, epochs: pd.DataFrame, folder: Path) -> Page:
     """The page of the study in `folder`: about is its study.json, trials and epochs are its tables."""
     standings = confirmed(trials)
     title, facts, lede = headline(trials, standings)
     return Page(
-        name=str(about.get("name", folder)),
+        name=str(about.get("name", folder.name)),
         preview=PREVIEW if about.get("fidelity") == "preview" else None,
         title=title,
         facts=facts,
@@ -149,12 +153,16 @@ def _unconfirmed(trials: pd.DataFrame) -> tuple[str, list[Fact], list[str]]:
         return "Nothing to compare yet", [], ["No trial of the search has ended an epoch."]
     first = next(best.itertuples())
     what = f"validation accuracy, the best of the search so far: {_label(first)}"
-    facts = [Fact(f"{_percent(first.val_accuracy)} %", what, f"{first.trial_id}, {first.epochs} of {first.max_epochs} epochs")]
+    facts = [
+        Fact(
+            f"{_percent(first.val_accuracy)} %", what, f"{first.trial_id}, {first.epochs} of {first.max_epochs} epochs"
+        )
+    ]
     lede = ["One seed, measured on the images it was chosen by: too high by an unknown amount, and no comparison."]
     return "Nothing confirmed yet", facts, lede
 
 
-def state(about: dict[str, Any], trials: pd.DataFrame, folder: str) -> list[str]:
+def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str]:
     """Whether the study is whole, and what is missing."""
     status = about.get("status", "unknown")
     said = [{"finished": "The study is finished."}.get(status, f"The study is not finished (status: {status}).")]
@@ -162,7 +170,9 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: str) -> list[str]
     arms = about.get("arms", [])
     planned = {
         "search": budget.get("trials"),
-        "confirm": (budget["candidates"] + len(arms)) * budget["seeds"] if {"candidates", "seeds"} <= budget.keys() else None,
+        "confirm": (budget["candidates"] + len(arms)) * budget["seeds"]
+        if {"candidates", "seeds"} <= budget.keys()
+        else None,
     }
     for stage, number in planned.items():
         of = trials[trials.stage == stage]
@@ -174,7 +184,8 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: str) -> list[str]
     bad = trials[trials.status.isin(ENDED_BADLY)].groupby("status", observed=True).size()
     said += [f"{count} {'trial' if count == 1 else 'trials'} {name}: listed below." for name, count in bad.items()]
     if status == "interrupted":
-        said.append(f"Go on with: python -m study.run --resume {shlex.quote(folder)}")
+        where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
+        said.append(f"Go on with: {shlex.join(['python', '-m', 'study.run', '--resume', folder.name, *where])}")
     if unsaid := sorted(WORTH - about.keys()):
         said.append(f"study.json does not say: {', '.join(unsaid)}.")
     return said
@@ -217,8 +228,12 @@ def _leaderboard(standings: Sequence[Standing]) -> Section:
 
 def _hyperparameters(standings: Sequence[Standing]) -> list[Table]:
     """Those in which the configurations differ as a table; what they share is its caption."""
-    values = pd.DataFrame({s.title: s.trials.filter(regex="^(model$|hp_)").iloc[0] for s in standings}).dropna(how="all")
-    shown = {str(name).removeprefix("hp_"): [_value(v) for v in row] for name, row in zip(values.index, values.to_numpy())}
+    values = pd.DataFrame({s.title: s.trials.filter(regex="^(model$|hp_)").iloc[0] for s in standings}).dropna(
+        how="all"
+    )
+    shown = {
+        str(name).removeprefix("hp_"): [_value(v) for v in row] for name, row in zip(values.index, values.to_numpy())
+    }
     same = [f"{n.replace('_', ' ')} {v[0]}" for n, v in shown.items() if len(set(v)) == 1]
     rows = [[n.replace("_", " "), *v] for n, v in shown.items() if len(set(v)) > 1]
     caption = f"Hyperparameters in which they differ. Equal in all: {', '.join(same) or 'none'}. Table: trials, hp_*."
@@ -233,12 +248,14 @@ def _comparisons(standings: Sequence[Standing]) -> Section:
     rows = []
     for pair in comparisons:
         ahead = f"{int((pair.points > 0).sum())} of {len(pair.points)}"
-        rows.append([_names(pair), pair.verdict, _points(pair.estimate.mean), _range(pair.estimate, signed=True), ahead])
+        rows.append(
+            [_names(pair), pair.verdict, _points(pair.estimate.mean), _range(pair.estimate, signed=True), ahead]
+        )
     columns = ["candidate less arm", "the candidate is", "points", "95 % interval", "seeds ahead"]
     many = (
-        f" Each of the {len(rows)} intervals stands for itself: of twenty comparisons without a difference, one would "
-        "still be called better or worse."
-        if len(rows) > 1
+        " Each interval stands for itself: of twenty comparisons without a difference, one would still be called better "
+        "or worse."
+        if sum(pair.estimate.low is not None for pair in comparisons) > 1
         else ""
     )
     caption = (
@@ -289,8 +306,14 @@ def _curves(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
             "are the other configurations' validation. Table: epochs."
         )
         caption = f"{_start(s.title)}. {how if place == 1 else 'Read as the first one; same axes.'}"
-        pictures.append(Picture(f"curves-{place}", figures.seed_curves(confirm, s.name, s.title, ours=s.ours), alt, caption))
-    more = [f"Curves of the first {CURVES} of {len(standings)} configurations are drawn."] if len(standings) > CURVES else []
+        pictures.append(
+            Picture(f"curves-{place}", figures.seed_curves(confirm, s.name, s.title, ours=s.ours), alt, caption)
+        )
+    more = (
+        [f"Curves of the first {CURVES} of {len(standings)} configurations are drawn."]
+        if len(standings) > CURVES
+        else []
+    )
     return Section("Learning curves", more if pictures else ["No confirmed configuration to draw."], [], pictures)
 
 
@@ -303,9 +326,9 @@ def _search(trials: pd.DataFrame, epochs: pd.DataFrame, standings: Sequence[Stan
     configs = {config for s in standings if s.ours for config in s.trials.config_id}
     winners = of[of.config_id.isin(configs)].trial_id.tolist() if configs else best.trial_id.tolist()
     arms = of[of.arm.notna()].trial_id.tolist()
-    who = "those that were confirmed as candidates" if configs else f"the best {len(best)} so far"
+    who = "confirmed as candidates" if configs else f"{len(best)} so far"
     how = (
-        f"A line is a trial, a dot its end: blue {who}, vermillion the arms. The worst tenth of the values lies outside "
+        f"A line is a trial, a dot its end: blue the best ({who}), vermillion the arms. The worst tenth of the values lies outside "
         "the axes. Table: epochs, stage search."
     )
     pictures = [
@@ -331,7 +354,14 @@ def _best_table(best: pd.DataFrame) -> list[Table]:
     if best.empty:
         return []
     rows = [
-        [t.trial_id, _label(t), t.arm if pd.notna(t.arm) else NONE, t.status, _percent(t.val_accuracy), f"{t.epochs} of {t.max_epochs}"]
+        [
+            t.trial_id,
+            _label(t),
+            t.arm if pd.notna(t.arm) else NONE,
+            t.status,
+            _percent(t.val_accuracy),
+            f"{t.epochs} of {t.max_epochs}",
+        ]
         for t in best.itertuples()
     ]
     columns = ["trial", "configuration", "arm", "status", "validation %", "epochs"]
@@ -352,7 +382,9 @@ def _cost(about: dict[str, Any], trials: pd.DataFrame) -> Section:
             "time of the trials, added up": _time(rows.seconds.sum()),
             "wall time": _time(said.get("wall_seconds")),
             "core time": _time(said.get("cpu_seconds")),
-            "cores kept busy": f"{said['busy_share']:.0%}".replace("%", " %") if "busy_share" in said else "not recorded",
+            "cores kept busy": f"{said['busy_share']:.0%}".replace("%", " %")
+            if "busy_share" in said
+            else "not recorded",
             "training images passed": f"{said['image_passes']:,}" if "image_passes" in said else "not recorded",
             "training images a second, median trial": _number(rows.images_per_s.median()),
         }.items():
@@ -396,11 +428,20 @@ def _ended_badly(trials: pd.DataFrame) -> Section:
     if bad.empty:
         return Section(title, ["None."])
     rows = [
-        [t.trial_id, _label(t), t.status, _last_line(t.error) if pd.notna(t.error) else str(t.stop_reason), str(t.attempts), str(t.epochs)]
+        [
+            t.trial_id,
+            _label(t),
+            t.status,
+            _last_line(t.error) if pd.notna(t.error) else str(t.stop_reason),
+            str(t.attempts),
+            str(t.epochs),
+        ]
         for t in bad.itertuples()
     ]
     caption = "The whole error is in the table trials, column error."
-    return Section(title, [], [Table(["trial", "configuration", "status", "why", "attempts", "epochs"], rows, caption, words=4)])
+    return Section(
+        title, [], [Table(["trial", "configuration", "status", "why", "attempts", "epochs"], rows, caption, words=4)]
+    )
 
 
 def _environment(about: dict[str, Any]) -> Section:
@@ -413,7 +454,9 @@ def _environment(about: dict[str, Any]) -> Section:
         "created": about.get("created"),
         "ended": about.get("ended"),
         "commit": f"{git['commit']}{', with changes' if git.get('dirty') else ''}" if git.get("commit") else None,
-        "hardware": f"{hardware.get('cpu', NONE)}, {hardware.get('cores', NONE)} cores, {memory}, {gpus}" if hardware else None,
+        "hardware": f"{hardware.get('cpu', NONE)}, {hardware.get('cores', NONE)} cores, {memory}, {gpus}"
+        if hardware
+        else None,
         "split": ", ".join(f"{name} {number}" for name, number in split.items()) or None,
         "seed": about.get("seed"),
         "versions": ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items()) or None,

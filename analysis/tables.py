@@ -314,7 +314,9 @@ def _writer(study: Path, table: str) -> Iterator[pq.ParquetWriter]:
 
 def _dictionary() -> str:
     """The data dictionary in Markdown: every column of every table, with its type and meaning."""
-    parts = ["# The tables\n\nRead with `pandas.read_parquet`. Columns join on `trial_id`; `null` marks what may be missing."]
+    parts = [
+        "# The tables\n\nRead with `pandas.read_parquet`. Columns join on `trial_id`; `null` marks what may be missing."
+    ]
     for name, schema in SCHEMAS.items():
         lines = [f"\n## {name}\n\n{schema.metadata[b'description'].decode()}\n\n| column | type | |\n|---|---|---|"]
         for field in schema:

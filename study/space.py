@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from optuna.distributions import BaseDistribution
@@ -39,6 +39,7 @@ SECTIONS = {
 REQUIRED = ("model", "optimizer", "epochs", "budget", "preview")
 ARM_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
+T = TypeVar("T")
 Value = bool | int | float | tuple[int, ...]
 Fidelity = Literal["full", "preview"]
 Entries = dict[str, yaml.Node]
@@ -311,32 +312,18 @@ class _Reader:
             self.missing("", REQUIRED, top)
         parts, rest, bad = self.settings(top, "", TrialConfig(), fixed=False)
         parts = {key: parts.get(key) or (Part("", getattr(rest.base, key), {}),) for key in PARTS}
-        if "arms" in top:
-            arms = {
-                arm: self.arm(arm, node, parts, rest) for arm, node in self.mapping(top["arms"], "arms", None).items()
-            }
-        else:
-            arms = {}
+        named = self.mapping(top["arms"], "arms", None) if "arms" in top else {}
+        arms = {arm: self.arm(arm, node, parts, rest) for arm, node in named.items()}
         epochs = rest.base.epochs if "epochs" in top and "epochs" not in bad else None
-        full = {
-            **dataclasses.asdict(Split()),
-            "epochs": epochs,
-            **self.section(top, "split"),
-            **self.section(top, "budget"),
-        }
+        full = dataclasses.asdict(Split()) | {"epochs": epochs}
+        full |= self.section(top, "split") | self.section(top, "budget")
         changes = self.section(top, "preview")
-        small = {**full, **changes}
+        small = full | changes
         self.totals(full, changes, small)
         if self.problems:
             return None
-        (split, budget), (small_split, small_budget) = (
-            tuple(
-                kind(**{field.name: numbers[field.name] for field in dataclasses.fields(kind)})
-                for kind in (Split, Budget)
-            )
-            for numbers in (full, small)
-        )
-        return Space(name, text, parts, rest, split, budget, arms, (small_split, small["epochs"], small_budget))
+        preview = (_pick(Split, small), int(small["epochs"]), _pick(Budget, small))
+        return Space(name, text, parts, rest, _pick(Split, full), _pick(Budget, full), arms, preview)
 
     def totals(self, full: dict[str, Any], changes: dict[str, Any], small: dict[str, Any]) -> None:
         """What numbers cannot be together; None stands for one that could not be read."""
@@ -451,20 +438,23 @@ class _Reader:
     ) -> Value | Distribution | None:
         """A fixed value or a distribution of the field; a choice of one is that value."""
         if not isinstance(node, yaml.MappingNode):
-            return self.constant(node, key, field)
+            constant: Value | None = self.constant(node, key, field)
+            return constant
         if fixed:
             self.problem(node, key, "a mapping", "a fixed value")
             return None
-        kinds = {"float": ("choice", "uniform", "log"), "int": ("choice", "int")}.get(field.type, ("choice",))
+        kinds = {"float": ("choice", "uniform", "log"), "int": ("choice", "int")}.get(str(field.type), ("choice",))
         if len(node.value) != 1:
             self.problem(node, key, f"a mapping of {len(node.value)} keys", f"a value or one of {', '.join(kinds)}")
             return None
         for kind, inner in self.mapping(node, key, kinds).items():
-            return (self.choice if kind == "choice" else self.range)(inner, f"{key}.{kind}", field)
+            read = self.choice if kind == "choice" else self.range
+            return read(inner, f"{key}.{kind}", field)
         return None
 
     def range(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> Distribution | None:
-        kind = {"uniform": Uniform, "log": Log, "int": Int}[key.rpartition(".")[2]]
+        kinds: dict[str, type[Uniform | Log | Int]] = {"uniform": Uniform, "log": Log, "int": Int}
+        kind = kinds[key.rpartition(".")[2]]
         if not isinstance(node, yaml.SequenceNode) or len(node.value) != 2:
             self.problem(node, key, _shown(node), "two numbers, [low, high]")
             return None
@@ -479,7 +469,7 @@ class _Reader:
             return kind(low, high)
         return None
 
-    def choice(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> Value | Choice | None:
+    def choice(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> Value | Distribution | None:
         nodes = self.items(node, key, "options")
         options: list[Any] = []
         for item in nodes:
@@ -490,7 +480,8 @@ class _Reader:
                 options.append(value)
         if not options or len(options) < len(nodes):
             return None
-        return Choice(tuple(options)) if len(options) > 1 else options[0]
+        only: Value = options[0]
+        return Choice(tuple(options)) if len(options) > 1 else only
 
     def constant(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> Any:
         """A value of the field's type and in its range; None, reported, where it is not."""
@@ -501,12 +492,14 @@ class _Reader:
             return None if not values or None in values else values
         return self.scalar(node, key, kind, limits)
 
-    def scalar(self, node: yaml.Node, key: str, kind: Any, limits: Range) -> bool | int | float | None:
+    def scalar(self, node: yaml.Node, key: str, kind: str, limits: Range) -> bool | int | float | None:
         value = _construct(node)
         if kind == "bool" and isinstance(value, bool):
             return value
-        if kind != "bool" and type(value) in (int, kind_of := {"int": int, "float": float}[kind]) and value in limits:
-            return kind_of(value) + kind_of(0)  # -0.0 becomes 0.0: equal configurations have equal ids
+        if kind == "int" and type(value) is int and value in limits:
+            return value
+        if kind == "float" and type(value) in (int, float) and value in limits:
+            return float(value) + 0.0  # -0.0 becomes 0.0: equal configurations have equal ids
         got = _shown(node)
         must = {"bool": "true or false", "int": f"a whole number {limits}", "float": f"a number {limits}"}[kind]
         if kind == "float" and isinstance(value, str) and (number := _as_number(value, limits)):
@@ -552,6 +545,14 @@ class _Reader:
 
 def _names(prototype: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(prototype) if field.name != "name")
+
+
+def _names(prototype: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(prototype) if field.name != "name")
+
+
+def _pick(kind: type[T], numbers: dict[str, Any]) -> T:
+    return kind(**{name: numbers[name] for name in _names(kind)})
 
 
 def _conflict(part: Part) -> tuple[str, str, str] | None:

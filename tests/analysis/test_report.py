@@ -1,0 +1,141 @@
+"""The command on made studies: what the page says, and what it must not say."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_study import NAME, make
+
+from analysis import report
+
+
+def pages(folder: Path) -> tuple[str, str]:
+    report.build(folder)
+    return (folder / "report.html").read_text(), (folder / "report.md").read_text()
+
+
+def title(markdown: str) -> str:
+    return markdown.splitlines()[0].removeprefix("# ")
+
+
+def test_a_better_candidate(tmp_path: Path) -> None:
+    html, text = pages(make(tmp_path / "made", seeds=6))
+    assert title(text) == "Candidate-1 is better than the arm baseline, by 1.93 points of test accuracy"
+    assert "The study is finished." in text and "PREVIEW" not in html
+    assert html.count("<figure>") == 7 and html.count("alt=") == html.count("<figcaption>") == 7
+    assert re.search(r"\| candidate-1 − baseline +\| better +\| +\+1.93 \|", text)
+
+
+def test_a_worse_candidate_is_called_worse(tmp_path: Path) -> None:
+    _, text = pages(make(tmp_path / "made", seeds=6, gain=-0.03))
+    assert title(text) == "Candidate-1 is worse than the arm baseline, by 3.07 points of test accuracy"
+    assert "better" not in title(text)
+
+
+def test_no_difference_is_claimed_that_the_interval_does_not_support(tmp_path: Path) -> None:
+    _, text = pages(make(tmp_path / "made", gain=0.002))
+    assert title(text) == "No difference shown between candidate-1 and the arm baseline"
+    assert not re.search(r"\| candidate-1 − baseline +\| (better|worse)", text)
+
+
+def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
+    html, text = pages(make(tmp_path / "made", seeds=1, fidelity="preview"))
+    assert title(text) == "One seed: whether candidate-1 and the arm baseline differ is not shown"
+    assert "There is one seed, so there are no intervals." in text and "one seed, so no interval" in text
+    assert "95 % interval 8" not in text
+    assert html.index("PREVIEW: fewer images") < html.index("<h1>")
+
+
+def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
+    _, text = pages(make(tmp_path / "made", confirm=False))
+    assert title(text) == "Nothing confirmed yet"
+    assert "not finished (status: interrupted)" in text and "Confirm: 0 trials have ended, 9 were planned." in text
+    assert f"--resume made --results {tmp_path}" in text
+
+
+def test_a_study_that_has_only_begun(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "study.json").write_text(json.dumps({"name": "made", "status": "running"}))
+    _, text = pages(tmp_path / "made")
+    assert title(text) == "Nothing to compare yet"
+    assert "study.json does not say: command, created, fidelity, git, hardware, split, stages, versions." in text
+
+
+def test_names_with_markup_do_no_harm(tmp_path: Path) -> None:
+    html, text = pages(make(tmp_path / "made"))
+    seen: list[str] = []
+
+    class Tags(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            seen.append(tag)
+
+    Tags().feed(html)
+    assert "script" not in seen and "b" not in seen
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "&lt;b&gt;out&lt;/b&gt; of memory" in html
+    assert NAME not in text and "\\<script>alert(1)" in text
+
+
+def test_an_arm_may_be_named_anything(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", images=50)
+    for path in folder.glob("*/*/trial.json"):
+        path.write_text(path.read_text().replace('"augmented"', '"$x_{ | <i>"'))
+    html, text = pages(folder)
+    assert "arm $x_{ | &lt;i&gt;" in html
+    rows = [line for line in text.splitlines() if "arm $x" in line and "86" not in line and line.startswith("| arm")]
+    assert rows and rows[0].count(" | ") == 7, "a border in a name is no border of the table"
+
+
+def test_failed_and_diverged_trials_are_listed_with_their_reason(tmp_path: Path) -> None:
+    _, text = pages(make(tmp_path / "made"))
+    assert re.search(r"\| s0008 +\| resnet18 sgd lr=9 +\| diverged", text)
+    assert re.search(r"\| s0009 +\| resnet18 sgd lr=9 +\| failed +\| RuntimeError: .*of memory", text)
+
+
+def test_what_stopping_saved(tmp_path: Path) -> None:
+    _, text = pages(make(tmp_path / "made"))
+    # 4 of 10 trials ran 3 of their 10 epochs at 9.5 s each: 28 epochs, 266 s
+    assert "4 of 10 search trials were stopped early, which left out 28 of 100 epochs (28 %)" in text
+    assert "would have taken 4 min more" in text
+
+
+def test_the_page_is_one_file_and_the_same_when_made_again(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made")
+    html, text = pages(folder)
+    assert not re.search(r"(src|href)=\"(?!data:)", html) and "@import" not in html and "url(" not in html
+    assert pages(folder) == (html, text)
+    for name in re.findall(r"\]\((figures/.*?)\)", text):
+        assert (folder / name).read_text().startswith("<?xml")
+
+
+def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, created in (("b-old", "2026-01-01T00:00:00+00:00"), ("a-new", "2026-02-01T00:00:00+00:00")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(json.dumps({"created": created}))
+    assert report.main(["--results", str(tmp_path)]) == 0
+    assert str(tmp_path / "a-new" / "report.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["nope", "../made", "", "."])
+def test_a_study_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    make(tmp_path / "made", confirm=False)
+    assert report.main([name, "--results", str(tmp_path)]) == 2
+    assert f"got {name!r}, must be a study in {tmp_path}: made" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path) -> None:
+    make(tmp_path / "made", confirm=False)
+    (tmp_path / "made" / "search" / "s0000" / "trial.json").write_text("{")
+    command = [sys.executable, "-m", "analysis.report", "made", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "s0000/trial.json" in done.stderr and "Traceback" not in done.stderr
+    empty = subprocess.run([*command[:-1], str(tmp_path / "nothing")], capture_output=True, text=True, check=False)
+    assert empty.returncode == 2 and "must be a folder with studies" in empty.stderr
+
+
+def test_ray_stays_out(tmp_path: Path) -> None:
+    code = "import sys, analysis.report; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

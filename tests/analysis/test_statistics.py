@@ -1,0 +1,82 @@
+"""Intervals against values worked out elsewhere, and the laws that verdicts obey."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.statistics import Comparison, Standing, confirmed, estimate
+
+
+def standing(name: str, by_seed: dict[int, float], ours: bool = False) -> Standing:
+    trials = pd.DataFrame({"seed": list(by_seed), "test_accuracy": list(by_seed.values()), "val_accuracy": 0.9})
+    return Standing(name, ours, trials)
+
+
+def test_interval_of_a_textbook_example() -> None:
+    # mean 3, s = 1.5811, t(0.975, 4) = 2.7764: half the width is 2.7764 × 1.5811 / √5
+    found = estimate([1, 2, 3, 4, 5])
+    assert (found.mean, found.n) == (3, 5)
+    assert found.low == pytest.approx(3 - 1.96324, abs=1e-4) and found.high == pytest.approx(3 + 1.96324, abs=1e-4)
+
+
+def test_interval_is_scipys() -> None:
+    values = np.random.default_rng(1).normal(0.9, 0.01, 6)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    ours = estimate(values.tolist())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_intervals_cover_as_often_as_they_say() -> None:
+    draws = np.random.default_rng(2).normal(0.5, 1, (2000, 3))
+    intervals = [estimate(row.tolist()) for row in draws]
+    covered = np.mean([i.low <= 0.5 <= i.high for i in intervals if i.low is not None and i.high is not None])
+    assert covered == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("values", [[0.91], [0.91, 0.91], [0.1 + 0.2, 0.3, 0.3]])
+def test_no_interval_where_the_spread_is_unknown(values: list[float]) -> None:
+    found = estimate(values)
+    assert found.low is None and found.high is None and found.shown == 0
+
+
+def test_no_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="got none"):
+        estimate([])
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(0.02, "better"), (-0.02, "worse"), (0.0001, "no difference shown")]
+)  # fmt: skip
+def test_verdict(gain: float, verdict: str) -> None:
+    arm = {seed: 0.9 + 0.001 * seed for seed in range(6)}
+    noise = (0.001, -0.002, 0.001, 0.002, -0.001, -0.001)
+    ours = {seed: value + gain + noise[seed] for seed, value in arm.items()}
+    pair = Comparison(standing("candidate-1", ours, True), standing("arm", arm))
+    assert pair.verdict == verdict
+    assert Comparison(pair.theirs, pair.ours).estimate.mean == pytest.approx(-pair.estimate.mean)
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    pair = Comparison(
+        standing("candidate-1", {2: 0.93, 0: 0.92, 5: 0.1}, True), standing("arm", {0: 0.9, 2: 0.9, 7: 0.1})
+    )
+    assert pair.points.round(9).to_dict() == {0: 2.0, 2: 3.0}
+
+
+def test_ranked_by_validation_not_by_test() -> None:
+    trials = pd.DataFrame(
+        {
+            "stage": ["confirm"] * 5,
+            "status": ["completed"] * 4 + ["failed"],
+            "arm": ["low", "candidate-1", "high", "low", "candidate-1"],
+            "config_id": list("abcab"),
+            "seed": [0, 0, 0, 1, 1],
+            "val_accuracy": [0.80, 0.85, 0.90, 0.81, 0.99],
+            "test_accuracy": [0.95, 0.85, 0.80, 0.94, None],
+        }
+    )
+    found = confirmed(trials)
+    assert [s.name for s in found] == ["high", "candidate-1", "low"]
+    assert [s.ours for s in found] == [False, True, False]
+    assert [len(s.trials) for s in found] == [1, 1, 2], "a failed trial has no say"

@@ -1,0 +1,113 @@
+"""The tables are built from real files and read with plain pandas."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from made_study import CANDIDATE, NAME, make
+
+from analysis import tables
+from study.config import hyperparameters
+from study.data import CLASS_NAMES
+from study.records import RecordError
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make(tmp_path_factory.mktemp("results") / "made", fidelity="preview")
+    tables.build(folder)
+    return folder
+
+
+def read(study: Path, table: str) -> pd.DataFrame:
+    return pd.read_parquet(study / "tables" / f"{table}.parquet")
+
+
+def test_accuracy_recomputed_from_predictions_is_equal_to_the_last_bit(study: Path) -> None:
+    predictions, trials = read(study, "predictions"), read(study, "trials").set_index("trial_id")
+    recomputed = (predictions.predicted == predictions.label).groupby(predictions.trial_id).mean()
+    assert len(recomputed) == 9
+    assert (recomputed == trials.test_accuracy.dropna()).all()
+
+
+def test_group_by_stage_and_arm_works_as_read(study: Path) -> None:
+    found = read(study, "trials").groupby(["stage", "arm"]).test_accuracy.agg(["mean", "std", "count"])
+    assert found.loc[("confirm", "baseline"), "count"] == 3
+    assert found.loc[("confirm", "candidate-1"), "mean"] == pytest.approx(0.87, abs=0.004)
+    assert found.loc[("search", "baseline"), "count"] == 0
+
+
+def test_every_trial_has_a_row_however_it_ended(study: Path) -> None:
+    trials = read(study, "trials").set_index("trial_id")
+    assert len(trials) == 19
+    assert trials.status["s0008"] == "diverged" and trials.stop_reason["s0008"] == "diverged"
+    assert trials.status["s0009"] == "failed" and "out</b> of memory" in trials.error["s0009"]
+    assert trials.attempts["s0009"] == 3 and trials.epochs["s0009"] == 0
+    assert trials.loc["s0009", ["best_epoch", "val_accuracy", "images_per_s"]].isna().all()
+    assert trials.best_epoch.isna()["s0008"], "an epoch whose loss was not finite is nobody's best"
+    assert (trials.fidelity == "preview").all() and (trials.study == NAME).all()
+
+
+def test_values_of_a_trial(study: Path) -> None:
+    trial = read(study, "trials").set_index("trial_id").loc["s0000"]
+    epochs = read(study, "epochs").query("trial_id == 's0000'")
+    assert trial.epochs == 10 and trial.best_epoch == 10 and trial.config_id == CANDIDATE.config_id
+    assert trial.val_accuracy == epochs.val_accuracy.iloc[-1] and trial.train_loss == epochs.train_loss.iloc[-1]
+    assert trial.seconds == 95.0 and trial.images_per_s == 5205.5
+    assert {name: trial[name] for name in hyperparameters(CANDIDATE)} == hyperparameters(CANDIDATE)
+
+
+def test_hyperparameters_that_do_not_apply_are_null(study: Path) -> None:
+    trials = read(study, "trials").set_index("trial_id")
+    assert trials.loc["s0000", ["hp_channels", "hp_dropout", "hp_step_size"]].isna().all()
+    assert trials.loc["s0006", ["hp_blocks", "hp_shortcut", "hp_momentum", "hp_nesterov"]].isna().all()
+
+
+def test_losses_that_were_not_finite_are_null(study: Path) -> None:
+    epoch = read(study, "epochs").query("trial_id == 's0008'").iloc[0]
+    assert epoch.diverged and pd.isna(epoch.train_loss) and epoch.val_accuracy == 0.1
+    assert pq.read_table(study / "tables" / "epochs.parquet")["val_loss"].null_count == 1
+
+
+def test_categories_survive_plain_reading(study: Path) -> None:
+    predictions, trials = read(study, "predictions"), read(study, "trials")
+    for column in (predictions.label, predictions.predicted):
+        assert tuple(column.cat.categories) == CLASS_NAMES and column.cat.ordered
+    assert trials.stage.cat.ordered and (trials.stage < "confirm").sum() == 10
+    assert not trials.status.cat.ordered
+
+
+def test_columns_have_one_type_whatever_the_study(study: Path, tmp_path: Path) -> None:
+    folder = make(tmp_path / "unconfirmed", confirm=False)
+    tables.build(folder)
+    for table in tables.SCHEMAS:
+        assert read(folder, table).dtypes.astype(str).to_dict() == read(study, table).dtypes.astype(str).to_dict()
+    types = read(study, "trials").dtypes.astype(str)
+    assert types["hp_step_size"] == "Int64" and types["hp_shortcut"] == "boolean" and types["error"] == "str"
+
+
+def test_every_column_is_described(study: Path) -> None:
+    text = (study / "tables" / "README.md").read_text()
+    for table, schema in tables.SCHEMAS.items():
+        for field in pq.read_schema(study / "tables" / f"{table}.parquet"):
+            assert f"| `{field.name}` |" in text
+            assert field.metadata[b"description"].decode() not in ("", field.name), f"{field.name} is not described"
+        assert schema.metadata[b"description"].decode() in text
+
+
+def test_the_same_records_give_the_same_bytes(study: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (study / "tables").iterdir()}
+    tables.build(study)
+    assert {path.name: path.read_bytes() for path in (study / "tables").iterdir()} == before
+
+
+def test_a_broken_file_is_named_and_the_old_tables_stay(tmp_path: Path) -> None:
+    folder = make(tmp_path / "broken", seeds=1, images=10)
+    tables.build(folder)
+    before = (folder / "tables" / "trials.parquet").read_bytes()
+    (folder / "confirm" / "c0001" / "predictions.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(RecordError, match="c0001/predictions.parquet"):
+        tables.build(folder)
+    assert (folder / "tables" / "trials.parquet").read_bytes() == before
+    assert len(list((folder / "tables").iterdir())) == 4
