@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +22,7 @@ BLUE, VERMILLION, GREEN, PALE, INK = "#0072B2", "#D55E00", "#009E73", "#C9CDD2",
 WIDTH = 5.0  # inches: 480 px at full size, so that the text can still be read at 350
 CHANCE_LOSS = float(np.log(10))  # nats: what ten equal probabilities cost
 MANY = 150  # lines; more are drawn as a picture inside the SVG
-STYLE = {
+STYLE: Any = {  # matplotlib names every key it takes in its type
     "svg.hashsalt": "study",
     "text.parse_math": False,  # names of arms are anyone's, and a dollar sign is no formula
     "font.size": 10,

@@ -61,7 +61,7 @@ def _created(path: Path) -> str:
 
 
 def build(folder: Path) -> Path:
-    """Write tables, figures, report.md and report.html of the study in `folder`; the page's path. Raises RecordError."""
+    """Write tables, figures, report.md and report.html into the study's folder; the page's path. Raises RecordError."""
     tables.build(folder)
     about = read_json(folder / "study.json")
     made = page(about, tables.read(folder, "trials"), tables.read(folder, "epochs"), folder)

@@ -231,9 +231,7 @@ def _hyperparameters(standings: Sequence[Standing]) -> list[Table]:
     values = pd.DataFrame({s.title: s.trials.filter(regex="^(model$|hp_)").iloc[0] for s in standings}).dropna(
         how="all"
     )
-    shown = {
-        str(name).removeprefix("hp_"): [_value(v) for v in row] for name, row in zip(values.index, values.to_numpy())
-    }
+    shown = {str(name).removeprefix("hp_"): [_value(v) for v in row] for name, *row in values.itertuples(name=None)}
     same = [f"{n.replace('_', ' ')} {v[0]}" for n, v in shown.items() if len(set(v)) == 1]
     rows = [[n.replace("_", " "), *v] for n, v in shown.items() if len(set(v)) > 1]
     caption = f"Hyperparameters in which they differ. Equal in all: {', '.join(same) or 'none'}. Table: trials, hp_*."
@@ -253,8 +251,8 @@ def _comparisons(standings: Sequence[Standing]) -> Section:
         )
     columns = ["candidate less arm", "the candidate is", "points", "95 % interval", "seeds ahead"]
     many = (
-        " Each interval stands for itself: of twenty comparisons without a difference, one would still be called better "
-        "or worse."
+        " Each interval stands for itself: of twenty comparisons without a difference, one would still be called "
+        "better or worse."
         if sum(pair.estimate.low is not None for pair in comparisons) > 1
         else ""
     )
@@ -297,8 +295,8 @@ def _curves(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
     for place, s in enumerate(standings[:CURVES], start=1):
         last = confirm[confirm.arm == s.name].groupby("epoch")[["train_accuracy", "val_accuracy"]].mean().iloc[-1]
         alt = (
-            f"{_start(s.title)}: accuracy and loss by epoch; at the last epoch {_percent(last.train_accuracy)} % of the "
-            f"training and {_percent(last.val_accuracy)} % of the validation images right."
+            f"{_start(s.title)}: accuracy and loss by epoch; at the last epoch {_percent(last.train_accuracy)} % of "
+            f"the training and {_percent(last.val_accuracy)} % of the validation images right."
         )
         how = (
             "Solid: validation; dashed: training, the running mean on augmented images and with dropout, so it may lie "
@@ -328,15 +326,15 @@ def _search(trials: pd.DataFrame, epochs: pd.DataFrame, standings: Sequence[Stan
     arms = of[of.arm.notna()].trial_id.tolist()
     who = "confirmed as candidates" if configs else f"{len(best)} so far"
     how = (
-        f"A line is a trial, a dot its end: blue the best ({who}), vermillion the arms. The worst tenth of the values lies outside "
-        "the axes. Table: epochs, stage search."
+        f"A line is a trial, a dot its end: blue the best ({who}), vermillion the arms. The worst tenth of the values "
+        "lies outside the axes. Table: epochs, stage search."
     )
     pictures = [
         Picture(
             f"search-{name}",
             figures.search_curves(search, winners, arms, f"val_{name}"),
-            f"Validation {name} by epoch of {search.trial_id.nunique()} search trials, from {search[f'val_{name}'].min():.3f} "
-            f"to {search[f'val_{name}'].max():.3f}.",
+            f"Validation {name} by epoch of {search.trial_id.nunique()} search trials, from "
+            f"{search[f'val_{name}'].min():.3f} to {search[f'val_{name}'].max():.3f}.",
             f"Validation {name} of every search trial. {how if name == 'accuracy' else 'Read as the other one.'}",
         )
         for name in ("accuracy", "loss")
@@ -413,13 +411,13 @@ def _saved(search: pd.DataFrame) -> list[str]:
     left = stopped.max_epochs - stopped.epochs
     if stopped.empty:
         return ["No trial of the search was stopped early."]
-    seconds = float((left * stopped.seconds / stopped.epochs).sum())
+    more = _time(float((left * stopped.seconds / stopped.epochs).sum()))
     whole = int(search.max_epochs.sum())
     return [
         f"{len(stopped)} of {len(search)} search trials were stopped early, which left out {left.sum():,} of {whole:,} "
-        f"epochs ({left.sum() / whole:.0%}".replace("%", " %") + f"). At their own pace those would have taken {_time(seconds)} "
-        f"more, beside the {_time(search.seconds.sum())} that the search's trials took."
-    ]  # fmt: skip
+        f"epochs ({_share(left.sum() / whole)}). At their own pace those would have taken {more} more, beside the "
+        f"{_time(search.seconds.sum())} that the search's trials took."
+    ]
 
 
 def _ended_badly(trials: pd.DataFrame) -> Section:
@@ -505,6 +503,10 @@ def _points(value: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _label(trial: Any) -> str:

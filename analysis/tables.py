@@ -186,7 +186,7 @@ def build(study: Path) -> None:
     """Write the tables of the study in this folder, whole or not at all. Raises RecordError, naming the file."""
     about = read_json(study / "study.json")
     name, fidelity = about.get("name", study.name), about.get("fidelity")
-    trials = [trial for stage in STAGES for trial in read_trials(study, stage)]
+    trials = [*read_trials(study, "search"), *read_trials(study, "confirm")]
     rows: list[dict[str, Any]] = []
     with (
         _writer(study, "trials") as write_rows,
@@ -284,7 +284,7 @@ def _encode(field: pa.Field, values: pa.Array | pa.ChunkedArray) -> pa.Array:
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
-        values = [row.get(field.name) for row in rows]
+        values: list[Any] = [row.get(field.name) for row in rows]
         if pa.types.is_dictionary(field.type):
             places = {name: place for place, name in enumerate(CATEGORIES[field.name])}
             columns.append(_encode(field, pa.array([places[value] for value in values], pa.int8())))

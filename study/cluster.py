@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -41,7 +42,7 @@ def running(dashboard: bool = True) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     scratch = tempfile.mkdtemp(prefix="study-ray-")
     try:
-        context = ray.init(
+        context: Any = ray.init(
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,

@@ -33,9 +33,7 @@ class Range:
         return f"in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}{')' if self.open_high else ']'}"
 
 
-def within(
-    low: float, high: float, *, open_low: bool = False, open_high: bool = False, **default: Any
-) -> Any:
+def within(low: float, high: float, *, open_low: bool = False, open_high: bool = False, **default: Any) -> Any:
     """A dataclass field whose value (or each item of it) must lie in the range; `default=` makes it optional."""
     return field(metadata={"range": Range(low, high, open_low, open_high)}, **default)
 

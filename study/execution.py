@@ -60,7 +60,7 @@ class TrialQueue(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self.study, self.next_trial, self.resources, self.tune_scheduler = study, next_trial, resources, scheduler
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:
         record = self.next_trial()
         if record is None:
             return Searcher.FINISHED
@@ -99,18 +99,17 @@ class _Replayed:
     trial_id: str
 
 
-def replay(
-    scheduler: TrialScheduler, trial_id: str, course: Iterable[tuple[int, float]], heed: bool = False
-) -> int:
+def replay(scheduler: TrialScheduler, trial_id: str, course: Iterable[tuple[int, float]], heed: bool = False) -> int:
     """Tell a scheduler the course of a trial, (epoch, best validation accuracy so far), so that its rungs are filled.
 
     With `heed` the trial ends where the scheduler stops it. Returns the last epoch told.
     """
     trial: Any = _Replayed(trial_id)
-    scheduler.on_trial_add(None, trial)
+    nobody: Any = None  # these schedulers do not ask the controller
+    scheduler.on_trial_add(nobody, trial)
     epoch = 0
     for epoch, value in course:
-        decision = scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: value})
+        decision = scheduler.on_trial_result(nobody, trial, {"epoch": epoch, METRIC: value})
         if heed and decision == TrialScheduler.STOP:
             break
     return epoch

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from study import data, records
-from study.records import SCHEMA_VERSION, STAGES, Stage
+from study.records import SCHEMA_VERSION, Stage
 from study.space import Space
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")

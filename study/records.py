@@ -1,14 +1,14 @@
 """What a study writes while it runs: plain JSON files that survive a kill at any moment.
 
-    results/<name>/study.json                      what ran, on what, from which command
-                   space.yaml                      the space, byte for byte
-                   search/, confirm/               one folder a stage, in it one folder a trial:
-                       <trial_id>/trial.json       TrialRecord
-                                  epochs.jsonl     one EpochRecord a line, in the order they were reported
-                                  checkpoint.pt    the training state to go on from, gone when the trial has ended
-                                  best.pt          weights of the best validation epoch (confirm only)
-                                  predictions.parquet   the test split as predicted by those weights (confirm only)
-                   search/optuna.journal           Optuna's storage
+results/<name>/study.json                      what ran, on what, from which command
+               space.yaml                      the space, byte for byte
+               search/, confirm/               one folder a stage, in it one folder a trial:
+                   <trial_id>/trial.json       TrialRecord
+                              epochs.jsonl     one EpochRecord a line, in the order they were reported
+                              checkpoint.pt    the training state to go on from, gone when the trial has ended
+                              best.pt          weights of the best validation epoch (confirm only)
+                              predictions.parquet   the test split as predicted by those weights (confirm only)
+               search/optuna.journal           Optuna's storage
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from rich.text import Text
 
 from study import data, provenance, records, space
 from study.records import ENDED, RecordError, TrialRecord
-from study.space import Budget, Space, SpaceError
+from study.space import Budget, Fidelity, Space, SpaceError
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered before
     from study.plan import Plan
@@ -46,7 +45,7 @@ class Interrupted(Exception):
 class Settings:
     """What the command line decided, kept in study.json so that a resumed study keeps to it."""
 
-    fidelity: Literal["full", "preview"]
+    fidelity: Fidelity
     rule: Literal["asha", "one-epoch", "none"]
     seed: int
     budget: Budget
@@ -81,7 +80,9 @@ def main(argv: list[str] | None = None) -> int:
             _show_plan(console, study, plan)
             return 0
         with _locked(study.folder):
-            return _run(study, loaded, console, ["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)])
+            return _run(
+                study, loaded, console, ["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)]
+            )
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -128,7 +129,9 @@ def _open(arguments: argparse.Namespace) -> Study:
         settings = _settings(arguments, full)
         folder = results / (name or _free_name(results, full.name))
         if name and (folder / "study.json").exists():
-            raise UsageError(f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename")
+            raise UsageError(
+                f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename"
+            )
         return Study(folder, _apply(full, settings), settings, None)
     folder = results / name
     if not (folder / "study.json").exists():
@@ -150,7 +153,7 @@ def _open(arguments: argparse.Namespace) -> Study:
 
 
 def _settings(arguments: argparse.Namespace, full: Space) -> Settings:
-    fidelity = arguments.fidelity or ("full" if provenance.has_gpu() else "preview")
+    fidelity: Fidelity = arguments.fidelity or ("full" if provenance.has_gpu() else "preview")
     budget = full.at(fidelity).budget
     trials = arguments.trials or budget.trials
     if trials < len(full.arms):
@@ -240,7 +243,9 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
     plan = Plan.from_json(study.earlier["plan"]) if study.earlier and "plan" in study.earlier else _plan(study)
     _show_plan(console, study, plan)
     if (free := shutil.disk_usage(folder).free) < plan.disk_bytes:
-        raise UsageError(f"--results: got {free / 2**20:,.0f} MiB free at {folder}, must be {plan.disk_bytes / 2**20:,.0f}")
+        raise UsageError(
+            f"--results: got {free / 2**20:,.0f} MiB free at {folder}, must be {plan.disk_bytes / 2**20:,.0f}"
+        )
     book = provenance.Book(folder, study.earlier, asdict(settings), plan.to_json(), chosen, command)
     if not (folder / "space.yaml").exists():
         records.write_whole(folder / "space.yaml", chosen.text.encode())

@@ -215,7 +215,9 @@ class Search:
     def _survivors(self) -> list[TrialRecord]:
         known = [r for r in records.read_trials(self.study, "search") if r.status not in ("diverged", "failed")]
         known.sort(key=lambda record: (-self._epochs(record)[0].val_accuracy, record.trial_id))
-        return [replace(r, status="pending", stop_reason=None) for r in known[:ONE_EPOCH_KEEP] if r.status != "completed"]
+        return [
+            replace(r, status="pending", stop_reason=None) for r in known[:ONE_EPOCH_KEEP] if r.status != "completed"
+        ]
 
     def _dismiss(self) -> None:
         for record in records.read_trials(self.study, "search"):

@@ -260,7 +260,7 @@ def load(path: Path) -> Space:
     text, root = reader.compose(path)
     space = reader.space(root, path.stem, text) if root is not None else None
     if space is None:
-        raise SpaceError([message for _, message in sorted(reader.problems, key=lambda problem: problem[0])])
+        raise SpaceError([message for *_, message in sorted(reader.problems, key=lambda problem: problem[:2])])
     return space
 
 
@@ -269,12 +269,12 @@ class _Reader:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.problems: list[tuple[int, str]] = []
+        self.problems: list[tuple[int, int, str]] = []  # line, column, message
         self.keys: dict[str, yaml.Node] = {}  # where each dotted key was met last
 
     def problem(self, at: yaml.Node | int, key: str, got: str, must: str) -> None:
-        line = at if isinstance(at, int) else at.start_mark.line + 1
-        self.problems.append((line, f"{self.file}:{line}: {key}: got {got}, must be {must}"))
+        line, column = (at, 0) if isinstance(at, int) else (at.start_mark.line + 1, at.start_mark.column)
+        self.problems.append((line, column, f"{self.file}:{line}: {key}: got {got}, must be {must}"))
 
     def compose(self, path: Path) -> tuple[str, yaml.Node | None]:
         """The file's text and its root node; None, reported, where there is none."""
@@ -330,7 +330,7 @@ class _Reader:
         train, validation = full["train"], full["validation"]
         if train and validation and train + validation > TRAINING_IMAGES:
             got = f"{train} + {validation} = {train + validation} images"
-            self.problem(self.keys["split"], "split", got, f"at most the {TRAINING_IMAGES} of the training set")
+            self.problem(self.keys["split"], "split", got, f"at most {TRAINING_IMAGES}, all that there are")
         for key, number in changes.items():
             if number is not None and full[key] is not None and number > full[key]:
                 must = f"at most {full[key]}, as in the full study"
@@ -413,7 +413,7 @@ class _Reader:
         self.keys[key] = at
         entries = self.mapping(inside, key, _names(prototype)) if inside is not None else {}
         part, bad = self.fill(entries, key, prototype, fixed, ("lr",) if kind == "optimizer" else ())
-        if not bad and (conflict := _conflict(part)):
+        if conflict := _conflict(part, bad):
             where, got, must = conflict
             self.problem(self.keys[f"{key}.{where}" if where in entries else key], f"{key}.{where}", got, must)
         return part
@@ -485,7 +485,7 @@ class _Reader:
 
     def constant(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> Any:
         """A value of the field's type and in its range; None, reported, where it is not."""
-        kind, limits = field.type, field.metadata.get("range", Range(-math.inf, math.inf))
+        kind, limits = str(field.type), field.metadata.get("range", Range(-math.inf, math.inf))
         if kind == "tuple[int, ...]":
             items = self.items(node, key, f"whole numbers {limits}")
             values = tuple(self.scalar(item, key, "int", limits) for item in items)
@@ -547,31 +547,27 @@ def _names(prototype: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(prototype) if field.name != "name")
 
 
-def _names(prototype: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(prototype) if field.name != "name")
-
-
 def _pick(kind: type[T], numbers: dict[str, Any]) -> T:
     return kind(**{name: numbers[name] for name in _names(kind)})
 
 
-def _conflict(part: Part) -> tuple[str, str, str] | None:
-    """What a component's values cannot be together, as key, got, must."""
+def _conflict(part: Part, bad: set[str]) -> tuple[str, str, str] | None:
+    """What a component's values cannot be together, as key, got, must; `bad` are those that could not be read."""
 
     def options(key: str) -> tuple[Any, ...]:
         found = part.options(key)
         return found.options if isinstance(found, Choice) else (found.low,)
 
     match part.base:
-        case config.ResNet():
+        case config.ResNet() if not bad & {"blocks", "widths"}:
             lengths = [sorted({len(option) for option in options(key)}) for key in ("blocks", "widths")]
             if lengths[0] != lengths[1] or len(lengths[0]) > 1:
                 blocks, widths = (" or ".join(map(str, counts)) for counts in lengths)
                 return "widths", f"{widths} widths for {blocks} blocks", "as many widths as blocks in every combination"
-        case config.FashionCNN():
+        case config.FashionCNN() if "channels" not in bad:
             if (most := max(map(len, options("channels")))) > 4:
                 return "channels", f"a list of {most} items", "at most 4: each of them halves the image"
-        case config.SGD():
+        case config.SGD() if not bad & {"momentum", "nesterov"}:
             if any(options("nesterov")) and min(options("momentum")) == 0:
                 return "nesterov", "true with momentum 0", "used with momentum above 0 only"
     return None
@@ -659,6 +655,6 @@ def _shown(node: yaml.Node) -> str:
 
 
 def _short(text: str) -> str:
-    """At most 60 characters that can be printed on one line."""
-    text = text if text.isprintable() else repr(text)
+    """1 to 60 characters that can be printed on one line."""
+    text = text if text and text.isprintable() else repr(text)
     return text if len(text) <= 60 else text[:59] + "…"

@@ -53,7 +53,7 @@ class Trainer:
         torch.manual_seed(seed)  # dropout draws from the global generator
         self.order = torch.Generator().manual_seed(seed)
         self.draws = torch.Generator(device).manual_seed(seed)
-        self.model = build_model(config.model, seed).to(device, memory_format=torch.channels_last)
+        self.model = build_model(config.model, seed).to(device).to(memory_format=torch.channels_last)
         self.train_images, self.train_labels = self._resident(splits.train_images, splits.train_labels)
         self.val_images, self.val_labels = self._resident(splits.val_images, splits.val_labels)
         self.optimizer = build_optimizer(self.model.parameters(), config.optimizer)
@@ -142,7 +142,9 @@ class Trainer:
                 torch.cuda.set_rng_state(state["cuda"], self.device)
             self.epoch = state["epoch"]
         except Exception as error:  # a cut or foreign file fails in as many ways as there are bytes
-            raise ValueError(f"{path}: got {type(error).__name__}: {error}, must be a checkpoint of this trial") from error
+            raise ValueError(
+                f"{path}: got {type(error).__name__}: {error}, must be a checkpoint of this trial"
+            ) from error
 
     def _train(self) -> Evaluation:
         config = self.config

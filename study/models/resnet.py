@@ -23,9 +23,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module | None = None
         if shortcut and (stride != 1 or inputs != outputs):
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         elif shortcut:
             self.shortcut = nn.Identity()
         self.relu2 = nn.ReLU()
@@ -42,9 +40,7 @@ class ResNet(nn.Module):
     (64, 128, 256, 512) is ResNet-18. `features` ends in the activation of the last block: hook it for Grad-CAM.
     """
 
-    def __init__(
-        self, blocks: Sequence[int], widths: Sequence[int], stem: int, shortcut: bool, classes: int
-    ) -> None:
+    def __init__(self, blocks: Sequence[int], widths: Sequence[int], stem: int, shortcut: bool, classes: int) -> None:
         super().__init__()
         if len(blocks) != len(widths):
             raise ValueError(f"resnet: got {len(blocks)} blocks and {len(widths)} widths, must be equally many")

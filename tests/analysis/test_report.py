@@ -18,6 +18,14 @@ def pages(folder: Path) -> tuple[str, str]:
     return (folder / "report.html").read_text(), (folder / "report.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study as `make` makes it, with its page."""
+    folder = make(tmp_path_factory.mktemp("results") / "made")
+    report.build(folder)
+    return folder
+
+
 def title(markdown: str) -> str:
     return markdown.splitlines()[0].removeprefix("# ")
 
@@ -65,8 +73,8 @@ def test_a_study_that_has_only_begun(tmp_path: Path) -> None:
     assert "study.json does not say: command, created, fidelity, git, hardware, split, stages, versions." in text
 
 
-def test_names_with_markup_do_no_harm(tmp_path: Path) -> None:
-    html, text = pages(make(tmp_path / "made"))
+def test_names_with_markup_do_no_harm(made: Path) -> None:
+    html, text = (made / "report.html").read_text(), (made / "report.md").read_text()
     seen: list[str] = []
 
     class Tags(HTMLParser):
@@ -89,26 +97,25 @@ def test_an_arm_may_be_named_anything(tmp_path: Path) -> None:
     assert rows and rows[0].count(" | ") == 7, "a border in a name is no border of the table"
 
 
-def test_failed_and_diverged_trials_are_listed_with_their_reason(tmp_path: Path) -> None:
-    _, text = pages(make(tmp_path / "made"))
+def test_failed_and_diverged_trials_are_listed_with_their_reason(made: Path) -> None:
+    text = (made / "report.md").read_text()
     assert re.search(r"\| s0008 +\| resnet18 sgd lr=9 +\| diverged", text)
     assert re.search(r"\| s0009 +\| resnet18 sgd lr=9 +\| failed +\| RuntimeError: .*of memory", text)
 
 
-def test_what_stopping_saved(tmp_path: Path) -> None:
-    _, text = pages(make(tmp_path / "made"))
+def test_what_stopping_saved(made: Path) -> None:
+    text = (made / "report.md").read_text()
     # 4 of 10 trials ran 3 of their 10 epochs at 9.5 s each: 28 epochs, 266 s
     assert "4 of 10 search trials were stopped early, which left out 28 of 100 epochs (28 %)" in text
     assert "would have taken 4 min more" in text
 
 
-def test_the_page_is_one_file_and_the_same_when_made_again(tmp_path: Path) -> None:
-    folder = make(tmp_path / "made")
-    html, text = pages(folder)
+def test_the_page_is_one_file_and_the_same_when_made_again(made: Path) -> None:
+    html, text = (made / "report.html").read_text(), (made / "report.md").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", html) and "@import" not in html and "url(" not in html
-    assert pages(folder) == (html, text)
+    assert pages(made) == (html, text)
     for name in re.findall(r"\]\((figures/.*?)\)", text):
-        assert (folder / name).read_text().startswith("<?xml")
+        assert (made / name).read_text().startswith("<?xml")
 
 
 def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,10 +139,13 @@ def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "analysis.report", "made", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "s0000/trial.json" in done.stderr and "Traceback" not in done.stderr
-    empty = subprocess.run([*command[:-1], str(tmp_path / "nothing")], capture_output=True, text=True, check=False)
-    assert empty.returncode == 2 and "must be a folder with studies" in empty.stderr
 
 
-def test_ray_stays_out(tmp_path: Path) -> None:
+def test_a_folder_without_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--results", str(tmp_path / "nothing")]) == 2
+    assert "must be a folder with studies" in capsys.readouterr().err
+
+
+def test_ray_stays_out() -> None:
     code = "import sys, analysis.report; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -107,7 +107,7 @@ def test_a_broken_file_is_named_and_the_old_tables_stay(tmp_path: Path) -> None:
     tables.build(folder)
     before = (folder / "tables" / "trials.parquet").read_bytes()
     (folder / "confirm" / "c0001" / "predictions.parquet").write_bytes(b"PAR1 cut short")
-    with pytest.raises(RecordError, match="c0001/predictions.parquet"):
+    with pytest.raises(RecordError, match=r"c0001/predictions\.parquet"):
         tables.build(folder)
     assert (folder / "tables" / "trials.parquet").read_bytes() == before
     assert len(list((folder / "tables").iterdir())) == 4
