@@ -18,7 +18,8 @@ import jinja2
 from rich.console import Console
 
 from analysis import tables
-from analysis.sections import Page, page, plain
+from analysis.findings import Page, page
+from analysis.words import plain
 from study.records import RecordError, read_json, write_whole
 
 

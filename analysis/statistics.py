@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
+BEST = 5  # trials of the search that the page lists
 
 
 @dataclass(frozen=True)
@@ -111,3 +112,9 @@ def compare(standings: Sequence[Standing]) -> list[Comparison]:
     arms = [standing for standing in standings if not standing.ours]
     pairs = [Comparison(ours, theirs) for ours in standings if ours.ours for theirs in arms]
     return [pair for pair in pairs if len(pair.points)]
+
+
+def best_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """The search's best trials by validation accuracy, however they ended."""
+    search = trials[(trials.stage == "search") & trials.val_accuracy.notna()]
+    return search.sort_values(["val_accuracy", "trial_id"], ascending=[False, True]).head(BEST)

@@ -168,7 +168,8 @@ COMPONENTS: dict[str, dict[str, Any]] = {"model": MODELS, "optimizer": OPTIMIZER
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config (or one of its parts) as JSON-ready values: tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values
 
 
 def from_dict(values: dict[str, Any]) -> TrialConfig:

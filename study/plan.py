@@ -14,7 +14,7 @@ import torch
 
 from study.config import Model
 from study.execution import Resources
-from study.probe import Speed, architecture, flops, parameters_of, probe
+from study.probe import Speed, architecture, faster_precision, flops, parameters_of, probe
 from study.search import Rule, expected_epochs
 from study.space import Space
 from study.trainer import Precision
@@ -26,7 +26,6 @@ STUDY_OVERHEAD_S = 15.0
 MARGIN = 1.15
 # Room beside what a trial's tensors need on a GPU: the CUDA context and the allocator's fragments.
 CONTEXT_BYTES, FRAGMENTATION = 600 << 20, 1.3
-PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,9 @@ def make_plan(
             return min(found, key=lambda speed: speed.train)
 
         if torch.cuda.is_available():
-            speeds = {p: measure(costliest, p, total, 1) for p in PRECISIONS}
-            precision = max(PRECISIONS, key=lambda p: speeds[p].train)
+            precision = pool.submit(faster_precision).result()
             available = torch.cuda.get_device_properties(0).total_memory
-            needed = speeds[precision].memory * FRAGMENTATION + CONTEXT_BYTES
+            needed = measure(costliest, precision, total, 1).memory * FRAGMENTATION + CONTEXT_BYTES
             gpus = gpus or 1 / max(1, min(int(available / needed), total))
             slots = max(1, int(torch.cuda.device_count() / gpus + 1e-9))
             cores = cores or max(1, total // slots)
@@ -87,13 +85,12 @@ def make_plan(
         else:
             gpus = 0.0
             choices = [cores] if cores else [2**n for n in range(total.bit_length()) if 2**n <= total]
-            speeds = {p: measure(costliest, p, choices[0], total // choices[0]) for p in PRECISIONS}
-            precision = max(PRECISIONS, key=lambda p: speeds[p].train)
-            cores, best = choices[0], speeds[precision].train * (total // choices[0])
-            for more in choices[1:]:
-                together = measure(costliest, precision, more, total // more).train * (total // more)
+            precision = pool.submit(faster_precision).result()
+            cores, best = choices[0], 0.0
+            for each in choices:
+                together = measure(costliest, precision, each, total // each).train * (total // each)
                 if together > best * MARGIN:
-                    cores, best = more, together
+                    cores, best = each, together
             slots = total // cores
         final = {name: measure(model, precision, cores, min(slots, total)) for name, model in models.items()}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -5,6 +5,7 @@ Imported by fresh processes that must measure soon: nothing here needs Ray or Op
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from study.config import Adam, Augmentation, Model, ResNet, TrialConfig
 from study.data import Splits
 from study.models import build_model
+from study.models.resnet import BasicBlock
 from study.trainer import Precision, Trainer
 
 PROBE_SECONDS = 1.5
@@ -26,6 +28,29 @@ class Speed:
     train: float
     evaluate: float
     memory: int = 0
+
+
+def faster_precision() -> Precision:
+    """What is faster on this device, in alternation: training a residual block of usual width in bf16, or in fp32.
+
+    One block for every study of a machine, the least of several times each: a choice that noise, or a study's own
+    networks, could turn would make two runs of one configuration differ.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(1)
+    block = BasicBlock(64, 64, 1, True).to(device).to(memory_format=torch.channels_last)
+    images = torch.randn(32, 64, 28, 28, device=device).contiguous(memory_format=torch.channels_last)
+
+    def seconds(precision: Precision) -> float:
+        started = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = block(images).float().mean()
+        loss.backward()
+        loss.item()
+        return time.perf_counter() - started
+
+    times = [(seconds("bf16"), seconds("fp32")) for _ in range(6)][1:]
+    return "bf16" if min(bf16 for bf16, _ in times) < min(fp32 for _, fp32 in times) else "fp32"
 
 
 def architecture(model: Model) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -146,7 +147,7 @@ def read_trials(study: Path, stage: Stage) -> list[TrialRecord]:
 def append_epoch(folder: Path, record: EpochRecord) -> None:
     """Add an epoch to a trial's list; numbers that are not finite become null."""
     values = {
-        key: None if isinstance(value, float) and not abs(value) < float("inf") else value
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in dataclasses.asdict(record).items()
     }
     with (folder / "epochs.jsonl").open("a", encoding="utf-8") as file:
@@ -165,7 +166,8 @@ def _lines(path: Path) -> Iterator[EpochRecord]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = json.loads(line)
-            yield EpochRecord(**{k: float("nan") if v is None else v for k, v in values.items()})
+            known: dict[str, Any] = {key: math.nan if value is None else value for key, value in values.items()}
+            yield EpochRecord(**known)
         except (TypeError, ValueError, AttributeError):
             continue
 

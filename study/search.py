@@ -183,7 +183,7 @@ class Search:
                 records.drop_checkpoint(records.trial_folder(self.study, record))
 
     def candidates(self) -> list[TrialRecord]:
-        """The best searched configurations that ran to the end, best validation epoch first; arms are not among them."""
+        """The best searched configurations that ran to the end, by best validation epoch; arms are not among them."""
         arms = {config.config_id for config in self.space.arms.values()}
         best: dict[str, tuple[float, TrialRecord]] = {}
         for record in records.read_trials(self.study, "search"):

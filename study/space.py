@@ -251,7 +251,7 @@ def find(name: str) -> Path:
         if os.path.isfile(path):
             return path
     known = ", ".join(sorted(path.name for path in FOLDER.glob("*.yaml")))
-    raise SpaceError([f"{name}:1: file: got no such file, must be a path or one of {known}"])
+    raise SpaceError([f"{_short(name)}:1: file: got no such file, must be a path or one of {known}"])
 
 
 def load(path: Path) -> Space:

@@ -126,7 +126,7 @@ class Trainer:
         save_whole(path, state)
 
     def load(self, path: Path) -> None:
-        """Take up the state that `save` wrote, executing nothing from the file. Raises ValueError if it is not whole."""
+        """Take up what `save` wrote, executing nothing from the file. Raises ValueError where it is not whole."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state["model"])

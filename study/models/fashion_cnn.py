@@ -41,4 +41,5 @@ class FashionCNN(nn.Module):
         self.classifier = nn.Sequential(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).flatten(1))
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits

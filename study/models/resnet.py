@@ -29,8 +29,9 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
-        return self.relu2(out if self.shortcut is None else out + self.shortcut(x))
+        out: Tensor = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+        total: Tensor = self.relu2(out if self.shortcut is None else out + self.shortcut(x))
+        return total
 
 
 class ResNet(nn.Module):
@@ -56,4 +57,5 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.pool(self.features(self.stem(x))).flatten(1))
+        logits: Tensor = self.classifier(self.pool(self.features(self.stem(x))).flatten(1))
+        return logits

@@ -25,7 +25,7 @@ def make(
     folder: Path, *, name: str = NAME, seeds: int = 3, gain: float = 0.02, confirm: bool = True, images: int = 1000,
     searched: int = 6, fidelity: str = "full",
 ) -> Path:  # fmt: skip
-    """A study in `folder`: two arms, a candidate `gain` above `baseline` in test accuracy, all ways in which trials end."""
+    """A study with two arms, a candidate `gain` above `baseline` in test accuracy, and all ways in which trials end."""
     folder.mkdir(parents=True)
     write_json(folder / "study.json", about(name, fidelity, finished=confirm))
     for number in range(searched):

@@ -1,0 +1,130 @@
+"""What the page of a study says first: what won, by how much, how sure, on what, and what is missing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.sections import ENDED_BADLY, Section, sections
+from analysis.statistics import Standing, best_trials, compare, confirmed, estimate
+from analysis.words import label, percent, points, start, sure
+from study.records import ENDED
+
+WORTH = {"status", "fidelity", "created", "command", "git", "versions", "hardware", "split", "stages"}
+PREVIEW = "PREVIEW: fewer images, epochs, trials, seeds. Not evidence about the full thing."
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number in large letters, what it is of, and how sure it is."""
+
+    value: str
+    what: str
+    sure: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the templates show; `state` says whether the study is whole, and what is missing."""
+
+    name: str
+    preview: str | None
+    title: str
+    facts: Sequence[Fact]
+    lede: Sequence[str]
+    state: Sequence[str]
+    sections: Sequence[Section]
+
+
+def page(about: dict[str, Any], trials: pd.DataFrame, epochs: pd.DataFrame, folder: Path) -> Page:
+    """The page of the study in `folder`: about is its study.json, trials and epochs are its tables."""
+    standings = confirmed(trials)
+    title, facts, lede = headline(trials, standings)
+    return Page(
+        name=str(about.get("name", folder.name)),
+        preview=PREVIEW if about.get("fidelity") == "preview" else None,
+        title=title,
+        facts=facts,
+        lede=[*lede, *_data(about)],
+        state=state(about, trials, folder),
+        sections=sections(about, trials, epochs, standings),
+    )
+
+
+def headline(trials: pd.DataFrame, standings: Sequence[Standing]) -> tuple[str, list[Fact], list[str]]:
+    """What won, by how much, how sure: a title, its numbers, and the sentences under them."""
+    if not standings:
+        return _unconfirmed(trials)
+    best = [s for ours in (True, False) if (s := next((s for s in standings if s.ours is ours), None))]
+    facts = [_reached(s) for s in best]
+    pair = next(iter(compare(best)), None)
+    if pair is None:
+        right = f"{percent(best[0].test.mean())} % of the test images right"
+        lede = ["No candidate and arm have completed the same seed, so nothing is compared."]
+        return f"{start(best[0].title)}: {right}", facts, lede
+    found = pair.estimate
+    facts.append(Fact(f"{points(found.mean)} points", "the candidate less the arm, seed by seed", sure(found)))
+    names = f"{pair.ours.title} and the {pair.theirs.title}"
+    if found.shown:
+        by = f"{abs(found.mean):.2f} points of test accuracy"
+        title = f"{start(pair.ours.title)} is {pair.verdict} than the {pair.theirs.title}, by {by}"
+    elif found.n == 1:
+        title = f"One seed: whether {names} differ is not shown"
+    else:
+        title = f"No difference shown between {names}"
+    how = "The best candidate and the best arm, each chosen by validation accuracy: no test image had a part in that."
+    return title, facts, [how]
+
+
+def _unconfirmed(trials: pd.DataFrame) -> tuple[str, list[Fact], list[str]]:
+    best = best_trials(trials)
+    if best.empty:
+        return "Nothing to compare yet", [], ["No trial of the search has ended an epoch."]
+    first = best.iloc[0]
+    what = f"validation accuracy, the best of the search so far: {label(first)}"
+    how = f"{first.trial_id}, {first.epochs} of {first.max_epochs} epochs"
+    facts = [Fact(f"{percent(first.val_accuracy)} %", what, how)]
+    lede = ["One seed, measured on the images it was chosen by: too high by an unknown amount, and no comparison."]
+    return "Nothing confirmed yet", facts, lede
+
+
+def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str]:
+    """Whether the study is whole, and what is missing."""
+    status = about.get("status", "unknown")
+    said = [{"finished": "The study is finished."}.get(status, f"The study is not finished (status: {status}).")]
+    budget = {"trials": None, "candidates": 0, "seeds": 0, **(about.get("budget") or {})}
+    of_confirm = (budget["candidates"] + len(about.get("arms") or [])) * budget["seeds"]
+    for stage, planned in (("search", budget["trials"]), ("confirm", of_confirm)):
+        of = trials[trials.stage == stage]
+        ended = int(of.status.isin(ENDED).sum())
+        if status != "finished":
+            said.append(f"{start(stage)}: {ended} trials have ended{f', {planned} were planned' if planned else ''}.")
+        elif ended < len(of):
+            said.append(f"{start(stage)}: {len(of) - ended} trials have not ended.")
+    bad = trials[trials.status.isin(ENDED_BADLY)].groupby("status", observed=True).size()
+    said += [f"{count} {'trial' if count == 1 else 'trials'} {name}: listed below." for name, count in bad.items()]
+    if status == "interrupted":
+        where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
+        said.append(f"Go on with: {shlex.join(['python', '-m', 'study.run', '--resume', folder.name, *where])}")
+    if unsaid := sorted(WORTH - about.keys()):
+        said.append(f"study.json does not say: {', '.join(unsaid)}.")
+    return said
+
+
+def _data(about: dict[str, Any]) -> list[str]:
+    split = about.get("split") or {}
+    if not {"train", "validation", "test"} <= split.keys():
+        return []
+    train, validation, test = (f"{split[name]:,}" for name in ("train", "validation", "test"))
+    return [f"Fashion-MNIST: {train} images to train on, {validation} to validate, {test} to test."]
+
+
+def _reached(standing: Standing) -> Fact:
+    found = estimate((100 * standing.test).tolist())
+    what = f"test accuracy, {standing.title}: {label(standing.trials.iloc[0])}"
+    return Fact(f"{found.mean:.2f} %", what, sure(found))

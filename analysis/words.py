@@ -1,0 +1,74 @@
+"""Numbers and names in words, as the page writes them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pandas as pd
+
+from analysis.statistics import Comparison, Estimate
+
+MISSING = "–"
+UNRECORDED = "not recorded"
+
+
+def plain(text: str) -> str:
+    """Text that Markdown takes as text: one line, no cell borders, no HTML."""
+    return re.sub(r"([|<`])", r"\\\1", " ".join(str(text).split()))
+
+
+def versus(pair: Comparison) -> str:
+    return f"{pair.ours.title} − {pair.theirs.name}"
+
+
+def label(trial: Any) -> str:
+    """A row of the table trials as a person knows it: `resnet18 sgd lr=0.031`."""
+    return f"{trial.model} {trial.hp_optimizer} lr={trial.hp_lr:.2g}"
+
+
+def sure(found: Estimate) -> str:
+    """The interval and the number of seeds, or why there is no interval."""
+    if found.n == 1:
+        return "one seed, so no interval"
+    if found.low is None:
+        return f"{found.n} seeds, all equal, so no interval"
+    return f"95 % interval {interval(found, signed=found.low < 0)}, {found.n} seeds"
+
+
+def interval(found: Estimate, *, signed: bool = False) -> str:
+    if found.low is None or found.high is None:
+        return MISSING
+    return f"{points(found.low)} to {points(found.high)}" if signed else f"{found.low:.2f} to {found.high:.2f}"
+
+
+def points(difference: float) -> str:
+    """Percentage points, with their sign."""
+    return f"{difference:+.2f}".replace("-", "−")
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share in [0, 1] as a percentage, without the sign."""
+    return f"{100 * share:.{digits}f}" if pd.notna(share) else MISSING
+
+
+def setting(value: Any) -> str:
+    """The value of a hyperparameter."""
+    if pd.isna(value):
+        return MISSING
+    if str(value) in ("True", "False"):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return UNRECORDED
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def start(text: str) -> str:
+    """As the start of a sentence."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,33 @@
+"""Fixtures that every room shares: the real data, and one core."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from study import data
+from study.data import FashionMNIST, Splits
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist() -> FashionMNIST:
+    """Fashion-MNIST as published, found or fetched as the study does it."""
+    return data.load()
+
+
+@pytest.fixture(scope="session")
+def small_splits(fashion_mnist: FashionMNIST) -> Splits:
+    """400 training, 150 validation and 200 test images, read-only as out of Ray's object store."""
+    splits = data.split(fashion_mnist, 400, 150, 200, seed=0)
+    for array in splits:
+        array.flags.writeable = False
+    return splits
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread, which is fastest for tiny networks; the number before comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

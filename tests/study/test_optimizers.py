@@ -1,0 +1,141 @@
+"""Optimizers against torch's plain implementations, schedules against their formulas."""
+
+import math
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.nn import functional
+
+from study.config import SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
+from study.optimizers import build_optimizer, build_schedule
+
+SETTINGS: list[Optimizer] = [
+    SGD(lr=0.3, momentum=0.0),
+    SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
+    SGD(lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.01),
+    Adam(lr=0.01),
+    Adam(lr=0.01, weight_decay=0.1),
+    AdamW(lr=0.01, weight_decay=0.1),
+]
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def plain(net: nn.Module, settings: Optimizer) -> optim.Optimizer:
+    """What the configuration means, in torch's implementation that loops over the parameters."""
+    loop = {"foreach": False, "fused": False}
+    match settings:
+        case SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay):
+            return optim.SGD(
+                net.parameters(), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay, **loop
+            )
+        case Adam(lr=lr, weight_decay=decay):
+            return optim.Adam(net.parameters(), lr=lr, weight_decay=decay, **loop)
+        case AdamW(lr=lr, weight_decay=decay):
+            return optim.AdamW(net.parameters(), lr=lr, weight_decay=decay, **loop)
+
+
+def take_steps(net: nn.Module, optimizer: optim.Optimizer, count: int = 5) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        x = torch.randn(16, 5, generator=generator, dtype=torch.float64)
+        optimizer.zero_grad()
+        functional.mse_loss(net(x), x[:, :3] ** 2).backward()
+        optimizer.step()
+    return list(net.parameters())
+
+
+def rates(schedule: Schedule, epochs: int, steps: int, lr: float = 0.2) -> list[float]:
+    """The learning rate of every optimizer step, and last the one after the end."""
+    optimizer = build_optimizer(network().parameters(), SGD(lr=lr))
+    scheduler = build_schedule(optimizer, schedule, epochs, steps)
+    found = []
+    for _ in range(epochs * steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return [*found, optimizer.param_groups[0]["lr"]]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_few_steps_equal_the_plain_implementation(settings: Optimizer) -> None:
+    first, second = network(), network()
+    before = [parameter.detach().clone() for parameter in first.parameters()]
+    found = take_steps(first, build_optimizer(first.parameters(), settings))
+    expected = take_steps(second, plain(second, settings))
+    for start, one, other in zip(before, found, expected, strict=True):
+        assert not torch.equal(start, one)
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_every_setting_changes_the_steps() -> None:
+    ends = []
+    for settings in SETTINGS:
+        net = network()
+        ends.append(torch.cat([p.flatten() for p in take_steps(net, build_optimizer(net.parameters(), settings))]))
+    for index, one in enumerate(ends):
+        assert all(not torch.allclose(one, other, atol=1e-6) for other in ends[:index])
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_settings_arrive(settings: Optimizer) -> None:
+    optimizer = build_optimizer(network().parameters(), settings)
+    group = optimizer.param_groups[0]
+    assert type(optimizer).__name__.lower() == settings.name
+    assert group["lr"] == settings.lr
+    assert group["weight_decay"] == settings.weight_decay
+    assert group["fused"] is True
+    if isinstance(settings, SGD):
+        assert (group["momentum"], group["nesterov"]) == (settings.momentum, settings.nesterov)
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(ValueError, match="Nesterov"):
+        build_optimizer(network().parameters(), SGD(momentum=0.0, nesterov=True))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_step_schedule_as_in_the_sources(steps: int) -> None:
+    """StepLR(step_size=5, gamma=0.1), stepped once an epoch over 15 epochs."""
+    found = rates(Step(step_size=5, gamma=0.1), epochs=15, steps=steps)
+    epochs = [found[epoch * steps : (epoch + 1) * steps] for epoch in range(15)]
+    assert all(len(set(epoch)) == 1 for epoch in epochs)  # it stays within an epoch
+    assert [epoch[0] for epoch in epochs] == pytest.approx([0.2] * 5 + [0.02] * 5 + [0.002] * 5)
+
+
+def test_cosine_falls_at_every_step_to_zero() -> None:
+    found = rates(Cosine(), epochs=6, steps=5)
+    assert found == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 30)) for step in range(31)], abs=1e-12)
+    assert all(later < earlier for earlier, later in zip(found, found[1:], strict=False))
+    assert found[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_no_schedule_leaves_the_learning_rate() -> None:
+    assert set(rates(Constant(), epochs=7, steps=3)) == {0.2}
+
+
+@pytest.mark.parametrize("schedule", [Constant(), Step(2, 0.5), Cosine()], ids=str)
+def test_a_schedule_goes_on_from_its_state(schedule: Schedule) -> None:
+    def make() -> tuple[optim.Optimizer, optim.lr_scheduler.LRScheduler]:
+        optimizer = build_optimizer(network().parameters(), SGD(lr=0.2))
+        return optimizer, build_schedule(optimizer, schedule, epochs=6, steps_per_epoch=2)
+
+    def go_on(optimizer: optim.Optimizer, scheduler: optim.lr_scheduler.LRScheduler, count: int) -> list[float]:
+        found = []
+        for _ in range(count):
+            optimizer.step()
+            scheduler.step()
+            found.append(optimizer.param_groups[0]["lr"])
+        return found
+
+    optimizer, scheduler = make()
+    go_on(optimizer, scheduler, 5)
+    other_optimizer, other_scheduler = make()
+    other_optimizer.load_state_dict(optimizer.state_dict())
+    other_scheduler.load_state_dict(scheduler.state_dict())
+    assert go_on(optimizer, scheduler, 7) == go_on(other_optimizer, other_scheduler, 7)
