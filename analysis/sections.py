@@ -245,7 +245,11 @@ def _cost(about: dict[str, Any], trials: pd.DataFrame) -> Section:
     title = "What it cost"
     if trials.empty:
         return Section(title, ["No trial has been recorded."])
-    stages = {str(name): _took(rows, about.get("stages", {}).get(name, {})) for name, rows in trials.groupby("stage")}
+    recorded, plan = about.get("stages") or {}, about.get("plan") or {}
+    stages = {
+        str(stage): _took(rows, recorded.get(stage, {}), plan.get(f"{stage}_seconds"))
+        for stage, rows in trials.groupby("stage")
+    }
     measures = next(iter(stages.values())).keys()
     took = Table(
         ["", *stages],
@@ -265,8 +269,8 @@ def _cost(about: dict[str, Any], trials: pd.DataFrame) -> Section:
     return Section(title, _saved(trials[trials.stage == "search"]), [took, ends])
 
 
-def _took(trials: pd.DataFrame, recorded: dict[str, Any]) -> dict[str, str]:
-    """What one stage took; `recorded` is what study.json says of it."""
+def _took(trials: pd.DataFrame, recorded: dict[str, Any], planned: float | None) -> dict[str, str]:
+    """What one stage took; `recorded` is what study.json says of it, `planned` the seconds that were expected."""
     busy, passed = recorded.get("busy_share"), recorded.get("image_passes")
     speed = trials.images_per_s.median()
     return {
@@ -275,6 +279,7 @@ def _took(trials: pd.DataFrame, recorded: dict[str, Any]) -> dict[str, str]:
         "epochs, had every trial run to its end": f"{trials.max_epochs.sum():,}",
         "time of the trials, added up": duration(trials.seconds.sum()),
         "wall time": duration(recorded.get("wall_seconds")),
+        "wall time that was planned": duration(planned),
         "core time": duration(recorded.get("cpu_seconds")),
         "cores kept busy": UNRECORDED if busy is None else f"{percent(busy, 0)} %",
         "training images passed": UNRECORDED if passed is None else f"{passed:,}",
@@ -312,20 +317,22 @@ def _ended_badly(trials: pd.DataFrame) -> Section:
 
 
 def _environment(about: dict[str, Any]) -> Section:
-    git, hardware, versions, split = (about.get(key) or {} for key in ("git", "hardware", "versions", "split"))
+    git, hardware, versions, split, plan = (
+        about.get(key) or {} for key in ("git", "hardware", "versions", "split", "plan")
+    )
+    each = ("device", "slots", "cores", "gpus", "precision")
     said = {
         "command": shlex.join(map(str, about.get("command") or [])),
         "search space": about.get("space"),
         "created": about.get("created"),
         "ended": about.get("ended"),
         "commit": f"{git['commit']}{', with changes' if git.get('dirty') else ''}" if git.get("commit") else None,
-        "hardware": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in hardware.items() if value),
+        "hardware": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in hardware.items() if value),
+        "how trials ran": ", ".join(f"{key} {setting(plan[key])}" for key in each if key in plan),
         "split": ", ".join(f"{name} {number}" for name, number in split.items()),
         "seed": about.get("seed"),
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
-    for model, plan in (about.get("plan") or {}).items():
-        said[f"plan, {model}"] = ", ".join(f"{name.replace('_', ' ')} {setting(v)}" for name, v in plan.items())
     rows = [[name, UNRECORDED if value in (None, "") else str(value)] for name, value in said.items()]
     text = ["The numbers of this page are in tables/, with what every column means in tables/README.md."]
     return Section("Environment", text, [Table(["", ""], rows, "From study.json.", words=2)])

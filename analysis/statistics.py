@@ -96,6 +96,8 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
+        if self.estimate.n == 1:
+            return "not known: one seed"
         return {1: "better", -1: "worse", 0: "no difference shown"}[self.estimate.shown]
 
 

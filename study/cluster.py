@@ -35,7 +35,13 @@ class Cluster:
 
 @contextmanager
 def running(dashboard: bool = True) -> Iterator[Cluster]:
-    """Start Ray on the loopback interface, with all cores and GPUs of this machine; stop and clean up at the end."""
+    """Start Ray on the loopback interface, with all cores and GPUs of this machine; stop and clean up at the end.
+
+    Where the calling process runs Ray already, that is used, and left as it is.
+    """
+    if ray.is_initialized():
+        yield Cluster(None, None)
+        return
     _ensure_token()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray moves tensors between no GPUs here; without this it warns of a coming change at every start.

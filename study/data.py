@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import train_test_split
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -114,6 +113,8 @@ def split(data: FashionMNIST, train: int, validation: int, test: int, seed: int)
         raise ValueError(f"split: got {train} + {validation}, must be at least 10 each and 60,000 together at most")
     if not 10 <= test <= len(data.test_labels):
         raise ValueError(f"split: got {test} test images, must be 10 to 10,000")
+    from sklearn.model_selection import train_test_split  # here, for workers import this module and never split
+
     kept = _stratified(data.train_labels, train + validation, seed)
     first, second = train_test_split(
         kept, train_size=train, test_size=validation, stratify=data.train_labels[kept], random_state=seed
@@ -131,6 +132,8 @@ def split(data: FashionMNIST, train: int, validation: int, test: int, seed: int)
 
 
 def _stratified(labels: Bytes, count: int, seed: int) -> npt.NDArray[np.int64]:
+    from sklearn.model_selection import train_test_split
+
     indices = np.arange(len(labels))
     if count == len(labels):
         return indices

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -131,7 +131,7 @@ class Recorder(tune.Callback):
         self.stop_reason, self.keep_stopped = stop_reason, keep_stopped
         self.live: dict[str, TrialRecord] = {}
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         record = self.live.get(_id(trial)) or records.read_trial(Path(trial.config["job"]["folder"]))
         record = replace(
             record,
@@ -145,7 +145,7 @@ class Recorder(tune.Callback):
             listener.trial_started(record)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         record = self.live[_id(trial)]
         folder = records.trial_folder(self.study, record)
@@ -160,7 +160,7 @@ class Recorder(tune.Callback):
         for listener in self.listeners:
             listener.epoch_ended(self.live[_id(trial)], reported[-1])
 
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         record, result = self.live[_id(trial)], trial.last_result
         if result["diverged"]:
             record = replace(record, status="diverged", stop_reason="diverged")
@@ -170,7 +170,7 @@ class Recorder(tune.Callback):
             record = replace(record, status="stopped", stop_reason=self.stop_reason)
         self._end(record)
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         record = self.live.get(_id(trial)) or records.read_trial(Path(trial.config["job"]["folder"]))
         error = trial.get_error()
         reason = str(getattr(error, "cause", None) or error).strip() or repr(error)
@@ -216,16 +216,21 @@ def run_trials(
     scheduler = scheduler or FIFOScheduler()
     queue = TrialQueue(study, next_trial, resources, scheduler)
 
-    class WithSplits(trainable):  # type: ignore[misc, valid-type]
+    class Trial(trainable):  # type: ignore[misc, valid-type]
+        """Closed over the splits: Tune can hand a class its configuration only."""
+
         def setup(self, config: dict[str, Any]) -> None:
             super().setup(config, ray.get(splits))
 
-    WithSplits.__name__ = "Trial"
+        @classmethod
+        def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+            return tune.PlacementGroupFactory([{"CPU": resources.cores, "GPU": resources.gpus}])
+
     slots = _slots(resources)
     scratch = tempfile.mkdtemp(prefix="study-tune-")
     try:
         tuner = tune.Tuner(
-            tune.with_resources(WithSplits, {"cpu": resources.cores, "gpu": resources.gpus}),
+            Trial,
             tune_config=tune.TuneConfig(
                 search_alg=queue,
                 scheduler=scheduler,
@@ -256,7 +261,7 @@ def _slots(resources: Resources) -> int:
     return max(slots, 1)
 
 
-def _id(trial: Trial) -> str:
+def _id(trial: TuneTrial) -> str:
     return str(trial.config["job"]["trial_id"])
 
 

@@ -215,7 +215,7 @@ def _show_plan(console: Console, study: Study, plan: Plan) -> None:
         f"  search   {chosen.budget.trials} trials of up to {chosen.epochs} epochs, {study.settings.rule}",
         f"  confirm  {confirmed} configurations × {chosen.budget.seeds} seeds",
         f"  images   {split.train:,} train, {split.validation:,} validation, {split.test:,} test",
-        f"  device   {plan.device}, {plan.slots} trials at a time, {plan.cores} cores"
+        f"  device   {plan.device}, {plan.slots} trials at a time, {plan.cores} core{'s' * (plan.cores > 1)}"
         + (f" and {plan.gpus:.3g} GPU" if plan.gpus else "")
         + f" each, {plan.precision}",
         f"  speed    images/s of one trial: {speeds}",

@@ -65,6 +65,16 @@ def about(name: str, fidelity: str, *, finished: bool) -> dict[str, Any]:
         "split": {"train": 5000, "validation": 1000, "test": 1000, "seed": 0},
         "budget": {"trials": 10, "candidates": 1, "seeds": 3},
         "arms": list(ARMS),
+        "plan": {
+            "device": "cpu",
+            "slots": 2,
+            "cores": 1,
+            "gpus": 0.0,
+            "precision": "fp32",
+            "speeds": {},
+            "search_seconds": 580.0,
+            "confirm_seconds": 610.0,
+        },
         "stages": {"search": stage, "confirm": stage} if finished else {"search": stage},
     }
 

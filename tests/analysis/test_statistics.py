@@ -17,7 +17,8 @@ def test_interval_of_a_textbook_example() -> None:
     # mean 3, s = 1.5811, t(0.975, 4) = 2.7764: half the width is 2.7764 × 1.5811 / √5
     found = estimate([1, 2, 3, 4, 5])
     assert (found.mean, found.n) == (3, 5)
-    assert found.low == pytest.approx(3 - 1.96324, abs=1e-4) and found.high == pytest.approx(3 + 1.96324, abs=1e-4)
+    assert found.low == pytest.approx(3 - 1.96324, abs=1e-4)
+    assert found.high == pytest.approx(3 + 1.96324, abs=1e-4)
 
 
 def test_interval_is_scipys() -> None:
@@ -37,7 +38,9 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 @pytest.mark.parametrize("values", [[0.91], [0.91, 0.91], [0.1 + 0.2, 0.3, 0.3]])
 def test_no_interval_where_the_spread_is_unknown(values: list[float]) -> None:
     found = estimate(values)
-    assert found.low is None and found.high is None and found.shown == 0
+    assert found.low is None
+    assert found.high is None
+    assert found.shown == 0
 
 
 def test_no_values_are_refused() -> None:

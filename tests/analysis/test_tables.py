@@ -41,20 +41,28 @@ def test_group_by_stage_and_arm_works_as_read(study: Path) -> None:
 def test_every_trial_has_a_row_however_it_ended(study: Path) -> None:
     trials = read(study, "trials").set_index("trial_id")
     assert len(trials) == 19
-    assert trials.status["s0008"] == "diverged" and trials.stop_reason["s0008"] == "diverged"
-    assert trials.status["s0009"] == "failed" and "out</b> of memory" in trials.error["s0009"]
-    assert trials.attempts["s0009"] == 3 and trials.epochs["s0009"] == 0
+    assert trials.status["s0008"] == "diverged"
+    assert trials.stop_reason["s0008"] == "diverged"
+    assert trials.status["s0009"] == "failed"
+    assert "out</b> of memory" in trials.error["s0009"]
+    assert trials.attempts["s0009"] == 3
+    assert trials.epochs["s0009"] == 0
     assert trials.loc["s0009", ["best_epoch", "val_accuracy", "images_per_s"]].isna().all()
     assert trials.best_epoch.isna()["s0008"], "an epoch whose loss was not finite is nobody's best"
-    assert (trials.fidelity == "preview").all() and (trials.study == NAME).all()
+    assert (trials.fidelity == "preview").all()
+    assert (trials.study == NAME).all()
 
 
 def test_values_of_a_trial(study: Path) -> None:
     trial = read(study, "trials").set_index("trial_id").loc["s0000"]
     epochs = read(study, "epochs").query("trial_id == 's0000'")
-    assert trial.epochs == 10 and trial.best_epoch == 10 and trial.config_id == CANDIDATE.config_id
-    assert trial.val_accuracy == epochs.val_accuracy.iloc[-1] and trial.train_loss == epochs.train_loss.iloc[-1]
-    assert trial.seconds == 95.0 and trial.images_per_s == 5205.5
+    assert trial.epochs == 10
+    assert trial.best_epoch == 10
+    assert trial.config_id == CANDIDATE.config_id
+    assert trial.val_accuracy == epochs.val_accuracy.iloc[-1]
+    assert trial.train_loss == epochs.train_loss.iloc[-1]
+    assert trial.seconds == 95.0
+    assert trial.images_per_s == 5205.5
     assert {name: trial[name] for name in hyperparameters(CANDIDATE)} == hyperparameters(CANDIDATE)
 
 
@@ -66,15 +74,19 @@ def test_hyperparameters_that_do_not_apply_are_null(study: Path) -> None:
 
 def test_losses_that_were_not_finite_are_null(study: Path) -> None:
     epoch = read(study, "epochs").query("trial_id == 's0008'").iloc[0]
-    assert epoch.diverged and pd.isna(epoch.train_loss) and epoch.val_accuracy == 0.1
+    assert epoch.diverged
+    assert pd.isna(epoch.train_loss)
+    assert epoch.val_accuracy == 0.1
     assert pq.read_table(study / "tables" / "epochs.parquet")["val_loss"].null_count == 1
 
 
 def test_categories_survive_plain_reading(study: Path) -> None:
     predictions, trials = read(study, "predictions"), read(study, "trials")
     for column in (predictions.label, predictions.predicted):
-        assert tuple(column.cat.categories) == CLASS_NAMES and column.cat.ordered
-    assert trials.stage.cat.ordered and (trials.stage < "confirm").sum() == 10
+        assert tuple(column.cat.categories) == CLASS_NAMES
+        assert column.cat.ordered
+    assert trials.stage.cat.ordered
+    assert (trials.stage < "confirm").sum() == 10
     assert not trials.status.cat.ordered
 
 
@@ -84,7 +96,9 @@ def test_columns_have_one_type_whatever_the_study(study: Path, tmp_path: Path) -
     for table in tables.SCHEMAS:
         assert read(folder, table).dtypes.astype(str).to_dict() == read(study, table).dtypes.astype(str).to_dict()
     types = read(study, "trials").dtypes.astype(str)
-    assert types["hp_step_size"] == "Int64" and types["hp_shortcut"] == "boolean" and types["error"] == "str"
+    assert types["hp_step_size"] == "Int64"
+    assert types["hp_shortcut"] == "boolean"
+    assert types["error"] == "str"
 
 
 def test_every_column_is_described(study: Path) -> None:

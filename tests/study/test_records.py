@@ -1,0 +1,235 @@
+"""What is written is read again, whatever a kill left behind."""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from study import records
+from study.config import MODELS, SGD, Augmentation, Cosine, FashionCNN, Step, TrialConfig
+from study.records import EpochRecord, RecordError, TrialRecord
+
+EPOCH = EpochRecord(
+    epoch=1,
+    lr=0.1,
+    train_loss=2.25,
+    train_accuracy=0.5,
+    val_loss=1.5,
+    val_accuracy=0.625,
+    seconds=3.5,
+    cpu_seconds=6.75,
+    images_per_s=1000.0,
+)
+CONFIG = TrialConfig(FashionCNN(channels=(8, 16)), SGD(lr=0.05, nesterov=True), Step(3, 0.5), Augmentation(1, flip=0.5))
+ENDED = TrialRecord(
+    trial_id="c0003",
+    stage="confirm",
+    config=CONFIG,
+    seed=2,
+    arm="baseline",
+    max_epochs=15,
+    status="failed",
+    stop_reason="error",
+    error="RuntimeError: “out of memory”\nand so on",
+    attempts=3,
+    started=1.7e9,
+    ended=1.7e9 + 0.125,
+    device="cpu",
+    precision="fp32",
+    best_epoch=7,
+    train_accuracy_clean=1 / 3,
+    train_loss_clean=0.1,
+    test_accuracy=0.9,
+    test_loss=0.3,
+)
+
+
+def lines(folder: Path) -> list[str]:
+    return (folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+# Trials
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ENDED,
+        *(TrialRecord("s0000", "search", TrialConfig(model, schedule=Cosine()), 0) for model in MODELS.values()),
+    ],
+    ids=lambda record: record.label,
+)
+def test_a_trial_is_read_as_it_was_written(record: TrialRecord, tmp_path: Path) -> None:
+    records.write_trial(tmp_path, record)
+    folder = records.trial_folder(tmp_path, record)
+    assert folder == tmp_path / record.stage / record.trial_id
+    found = records.read_trial(folder)
+    assert found == record
+    assert found.config_id == record.config_id
+
+
+def test_a_trial_written_again_replaces_the_first(tmp_path: Path) -> None:
+    for attempts in (1, 2):
+        records.write_trial(tmp_path, dataclasses.replace(ENDED, attempts=attempts))
+    assert records.read_trials(tmp_path, "confirm") == [dataclasses.replace(ENDED, attempts=2)]
+    assert [path.name for path in (tmp_path / "confirm" / "c0003").iterdir()] == ["trial.json"]
+
+
+def test_trials_come_in_the_order_of_their_ids_and_by_stage(tmp_path: Path) -> None:
+    for number in (10, 2, 7):
+        records.write_trial(tmp_path, TrialRecord(f"s{number:04d}", "search", CONFIG, number))
+    records.write_trial(tmp_path, ENDED)
+    assert [record.seed for record in records.read_trials(tmp_path, "search")] == [2, 7, 10]
+    assert records.read_trials(tmp_path, "confirm") == [ENDED]
+    assert records.read_trials(tmp_path / "elsewhere", "search") == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("colour", "blue", "colour"),
+        ("config", {}, "model"),
+        ("config", None, "must be a trial"),
+        ("config", {**records.to_dict(CONFIG), "depth": 3}, "depth"),
+        ("config", {**records.to_dict(CONFIG), "model": {"name": "transformer"}}, "transformer"),
+        ("config", {**records.to_dict(CONFIG), "optimizer": {"name": "adam", "momentum": 0.9}}, "momentum"),
+    ],
+)
+def test_what_this_version_does_not_write_is_an_error_that_names_the_file(
+    key: str, value: object, said: str, tmp_path: Path
+) -> None:
+    records.write_trial(tmp_path, ENDED)
+    path = records.trial_folder(tmp_path, ENDED) / "trial.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(RecordError) as caught:
+        records.read_trial(path.parent)
+    assert str(caught.value).startswith(f"{path}: got ")
+    assert said in str(caught.value)
+
+
+def test_a_missing_key_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    records.write_trial(tmp_path, ENDED)
+    path = records.trial_folder(tmp_path, ENDED) / "trial.json"
+    values = json.loads(path.read_text())
+    del values["seed"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(RecordError, match=f"^{path}: got .*seed"):
+        records.read_trial(path.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"seed": 1'])
+def test_a_file_that_is_no_object_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "trial.json"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=f"^{path}: got .*, must be a JSON object"):
+        records.read_trial(tmp_path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=f"^{tmp_path / 'trial.json'}: got "):
+        records.read_trial(tmp_path)
+
+
+# Epochs
+
+
+@given(
+    numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=8, max_size=8),
+    diverged=st.booleans(),
+    attempt=st.integers(1, 9),
+)
+@settings(max_examples=50, deadline=None)
+def test_an_epoch_is_read_to_the_last_bit(
+    numbers: list[float], diverged: bool, attempt: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("trial")
+    record = EpochRecord(4, *numbers, diverged=diverged, attempt=attempt)
+    records.append_epoch(folder, record)
+    assert records.read_epochs(folder) == [record]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_null_in_the_file_and_nan_when_read(value: float, tmp_path: Path) -> None:
+    record = dataclasses.replace(EPOCH, train_loss=value, val_loss=value, diverged=True)
+    records.append_epoch(tmp_path, record)
+    written = json.loads(lines(tmp_path)[0], parse_constant=pytest.fail)
+    assert (written["train_loss"], written["val_loss"], written["lr"]) == (None, None, 0.1)
+    (found,) = records.read_epochs(tmp_path)
+    assert math.isnan(found.train_loss)
+    assert math.isnan(found.val_loss)
+    assert dataclasses.replace(found, train_loss=0, val_loss=0) == dataclasses.replace(record, train_loss=0, val_loss=0)
+
+
+def test_the_last_attempt_of_each_epoch_counts(tmp_path: Path) -> None:
+    for epoch, attempt in ((1, 1), (2, 1), (3, 1), (2, 2), (3, 2), (4, 2)):
+        records.append_epoch(tmp_path, dataclasses.replace(EPOCH, epoch=epoch, attempt=attempt))
+    assert [(r.epoch, r.attempt) for r in records.read_epochs(tmp_path)] == [(1, 1), (2, 2), (3, 2), (4, 2)]
+
+
+def test_no_epochs_yet(tmp_path: Path) -> None:
+    assert records.read_epochs(tmp_path) == []
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
+def test_a_last_line_that_a_kill_cut_is_left_out(kept: float, tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        records.append_epoch(tmp_path, dataclasses.replace(EPOCH, epoch=epoch))
+    *whole, last = lines(tmp_path)
+    cut = "".join(line + "\n" for line in whole) + last[: int(kept * len(last))]
+    (tmp_path / "epochs.jsonl").write_text(cut)
+    assert [record.epoch for record in records.read_epochs(tmp_path)] == [1, 2]
+
+
+def test_what_follows_a_cut_line_is_not_lost(tmp_path: Path) -> None:
+    """A trial that was killed while it wrote goes on in the same file."""
+    records.append_epoch(tmp_path, EPOCH)
+    with (tmp_path / "epochs.jsonl").open("a") as file:
+        file.write(lines(tmp_path)[0][:40])
+    records.append_epoch(tmp_path, dataclasses.replace(EPOCH, epoch=2))
+    assert [record.epoch for record in records.read_epochs(tmp_path)] == [1, 2]
+
+
+# Files, whole or not at all
+
+
+def test_write_whole_makes_the_folders(tmp_path: Path) -> None:
+    records.write_whole(tmp_path / "a" / "b" / "file", b"new")
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records.write_whole(tmp_path / "file", b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="no space left"):
+        records.write_whole(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_json_knows_no_nan_and_the_old_file_stays(value: float, tmp_path: Path) -> None:
+    records.write_json(tmp_path / "study.json", {"ended": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        records.write_json(tmp_path / "study.json", {"ended": value})
+    assert records.read_json(tmp_path / "study.json") == {"ended": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
+
+
+def test_a_checkpoint_is_dropped_once_and_again(tmp_path: Path) -> None:
+    for name in ("checkpoint.pt", "best.pt"):
+        (tmp_path / name).write_bytes(b"state")
+    records.drop_checkpoint(tmp_path)
+    records.drop_checkpoint(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
