@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.statistics import Estimate
 
@@ -113,15 +113,11 @@ def search_curves(epochs: pd.DataFrame, winners: Iterable[str], arms: Iterable[s
     with _figure(3.3) as (figure, svg):
         axes = figure.subplots()
         for kind, (colour, width, alpha) in looks.items():
-            label = kind or "other trials"
-            axes.add_collection(
-                LineCollection(
-                    lines[kind], colors=colour, linewidths=width, alpha=alpha, rasterized=len(lines[kind]) > MANY,
-                    label=label if lines[kind] else "_",
-                )
-            )  # fmt: skip
+            look: Any = {"alpha": alpha, "rasterized": len(lines[kind]) > MANY}
+            label = (kind or "other trials") if lines[kind] else "_"
+            axes.add_collection(LineCollection(lines[kind], colors=colour, linewidths=width, label=label, **look))
             ends = [line[-1] for line in lines[kind]]
-            axes.plot([e[0] for e in ends], [e[1] for e in ends], ".", color=colour, ms=2 + 3 * width, alpha=alpha)
+            axes.plot([e[0] for e in ends], [e[1] for e in ends], ".", color=colour, ms=2 + 3 * width, **look)
         axes.set(xlabel="epoch", ylabel="validation accuracy" if "accuracy" in measure else "validation loss (nats)")
         axes.set_xlim(0.5, float(epochs.epoch.max()) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -137,7 +133,7 @@ def _limits(axes: Axes, values: np.ndarray, up: bool) -> None:
         return
     low, high = np.quantile(values, (0.1, 1) if up else (0, 0.9))
     if up:
-        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{100 * value:.3g} %"))
     else:
         high = min(high, max(low, CHANCE_LOSS))
     room = 0.06 * (high - low) + 1e-3

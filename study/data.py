@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -93,7 +94,12 @@ def load(data_dir: Path | None = None) -> FashionMNIST:
     for folder in (cache, DEBIAN_FOLDER):
         if _holds(folder):
             return _read(folder)
-    problems = [problem for fetch in (_from_torchvision, _from_debian) if (problem := fetch(cache))]
+    problems = []
+    for fetch in (_from_torchvision, _from_debian):
+        problem = fetch(cache)
+        if problem is None:
+            break
+        problems.append(problem)
     if not _holds(cache):
         raise DataError(
             "Fashion-MNIST: not found and not fetched:\n  "
@@ -164,7 +170,7 @@ def _read(folder: Path) -> FashionMNIST:
         try:
             content = path.read_bytes()
             content = gzip.decompress(content) if path.suffix == ".gz" else content
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(f"{path}: got {error}, must be a readable IDX file; delete it to fetch it again") from error
         found = hashlib.sha256(content).hexdigest()
         if found != expected:

@@ -226,6 +226,7 @@ def run_trials(
         def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
             return tune.PlacementGroupFactory([{"CPU": resources.cores, "GPU": resources.gpus}])
 
+    Trial.__qualname__ = "Trial"  # what the dashboard shows as the class
     slots = _slots(resources)
     scratch = tempfile.mkdtemp(prefix="study-tune-")
     try:

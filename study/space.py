@@ -37,7 +37,7 @@ SECTIONS = {
     "preview": ("train", "validation", "test", "epochs", "trials", "candidates", "seeds"),
 }
 REQUIRED = ("model", "optimizer", "epochs", "budget", "preview")
-ARM_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+ARM_NAME = re.compile(r"(?!candidate-)[A-Za-z0-9_-]{1,40}")
 
 T = TypeVar("T")
 Value = bool | int | float | tuple[int, ...]
@@ -357,7 +357,12 @@ class _Reader:
     def arm(self, name: str, node: yaml.Node, top: dict[str, tuple[Part, ...]], rest: Part) -> TrialConfig:
         at, key = self.keys[f"arms.{name}"], f"arms.{_short(name)}"
         if not ARM_NAME.fullmatch(name):
-            self.problem(at, "arms", f"the name {_short(repr(name))}", "1 to 40 of A-Z, a-z, 0-9, _ and -")
+            self.problem(
+                at,
+                "arms",
+                f"the name {_short(repr(name))}",
+                "1 to 40 of A-Z, a-z, 0-9, _ and -, other than candidate-…",
+            )
         entries = self.mapping(node, key, config.FIELDS)
         parts, own, _ = self.settings(entries, key, rest.base, fixed=True)
         varied = {k for k, alternatives in top.items() if len(alternatives) > 1 or alternatives[0].ranges}

@@ -31,3 +31,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Ray as a study starts it, once for all tests that need it."""
+    from study import cluster
+
+    with cluster.running(dashboard=False):
+        yield

@@ -1,5 +1,6 @@
 """Optimizers against torch's plain implementations, schedules against their formulas."""
 
+import itertools
 import math
 
 import pytest
@@ -31,9 +32,7 @@ def plain(net: nn.Module, settings: Optimizer) -> optim.Optimizer:
     loop = {"foreach": False, "fused": False}
     match settings:
         case SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay):
-            return optim.SGD(
-                net.parameters(), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay, **loop
-            )
+            return optim.SGD(net.parameters(), lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=decay, **loop)
         case Adam(lr=lr, weight_decay=decay):
             return optim.Adam(net.parameters(), lr=lr, weight_decay=decay, **loop)
         case AdamW(lr=lr, weight_decay=decay):
@@ -111,7 +110,7 @@ def test_step_schedule_as_in_the_sources(steps: int) -> None:
 def test_cosine_falls_at_every_step_to_zero() -> None:
     found = rates(Cosine(), epochs=6, steps=5)
     assert found == pytest.approx([0.1 * (1 + math.cos(math.pi * step / 30)) for step in range(31)], abs=1e-12)
-    assert all(later < earlier for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(found))
     assert found[-1] == pytest.approx(0, abs=1e-12)
 
 
@@ -119,7 +118,7 @@ def test_no_schedule_leaves_the_learning_rate() -> None:
     assert set(rates(Constant(), epochs=7, steps=3)) == {0.2}
 
 
-@pytest.mark.parametrize("schedule", [Constant(), Step(2, 0.5), Cosine()], ids=str)
+@pytest.mark.parametrize("schedule", [Constant(), Step(step_size=2, gamma=0.5), Cosine()], ids=str)
 def test_a_schedule_goes_on_from_its_state(schedule: Schedule) -> None:
     def make() -> tuple[optim.Optimizer, optim.lr_scheduler.LRScheduler]:
         optimizer = build_optimizer(network().parameters(), SGD(lr=0.2))

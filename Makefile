@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SPACE ?= resnet.yaml
+
+.PHONY: study test test-slow test-gpu lint clean
+
+# Install, fetch the data, run the study and make its page.
+study: $(VENV)/installed
+	$(BIN)/python -m study.run --space $(SPACE)
+	$(BIN)/python -m analysis.report
+
+# Install and run every test but the slow ones and those that need a GPU.
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test]
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,245 @@
+"""The real command on real images: what it leaves behind, and what becomes of trials that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from study import data, records, run
+from study.data import FashionMNIST
+from study.execution import Recorder
+from study.progress import StageProgress
+from study.records import EpochRecord, TrialRecord
+from study.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+QUICK = ["--space", "smoke.yaml", "--fidelity", "preview", "--cpus-per-trial", "1"]
+
+
+def trials(folder: Path) -> dict[str, TrialRecord]:
+    """Every trial of a study by its id."""
+    return {r.trial_id: r for stage in records.STAGES for r in records.read_trials(folder, stage)}
+
+
+def best_validation(folder: Path, record: TrialRecord) -> float:
+    """The highest validation accuracy of a trial."""
+    return max(epoch.val_accuracy for epoch in records.read_epochs(records.trial_folder(folder, record)))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """A finished smoke study at full fidelity: 4 search trials, 3 configurations confirmed over 2 seeds."""
+    results = tmp_path_factory.mktemp("results")
+    command = ["--space", "smoke.yaml", "--fidelity", "full", "--results", str(results), "--cpus-per-trial", "1"]
+    assert run.main([*command, "--scheduler", "none"]) == 0
+    return results / "smoke"
+
+
+def test_every_trial_is_recorded_with_its_end(finished: Path) -> None:
+    everything = trials(finished)
+    assert sorted(everything) == [
+        "c0001",
+        "c0002",
+        "c0003",
+        "c0004",
+        "c0005",
+        "c0006",
+        *(f"s{n:04d}" for n in range(1, 5)),
+    ]
+    assert {r.status for r in everything.values()} == {"completed"}
+    assert [everything[i].arm for i in ("s0001", "s0002", "s0003", "s0004")] == ["tiny_resnet", "tiny_cnn", None, None]
+    confirmed = [r for r in everything.values() if r.stage == "confirm"]
+    assert {(r.arm, r.seed) for r in confirmed} == {
+        (arm, seed) for arm in ("tiny_resnet", "tiny_cnn", "candidate-1") for seed in (1, 2)
+    }
+    for record in everything.values():
+        folder = records.trial_folder(finished, record)
+        assert [e.epoch for e in records.read_epochs(folder)] == [1, 2]
+        assert not (folder / "checkpoint.pt").exists()
+        assert (record.test_accuracy is not None) == (folder / "predictions.parquet").exists()
+        assert (record.test_accuracy is not None) == (record.stage == "confirm")
+
+
+def test_the_candidate_is_the_best_searched_configuration_on_validation(finished: Path) -> None:
+    everything = trials(finished)
+    searched = [r for r in everything.values() if r.stage == "search" and r.arm is None]
+    best = max(
+        searched, key=lambda r: max(e.val_accuracy for e in records.read_epochs(records.trial_folder(finished, r)))
+    )
+    assert {r.config for r in everything.values() if r.arm == "candidate-1"} == {best.config}
+
+
+def test_study_json_says_what_ran_on_what(finished: Path) -> None:
+    about = json.loads((finished / "study.json").read_text())
+    assert (about["status"], about["fidelity"], about["name"]) == ("finished", "full", "smoke")
+    assert about["data"] == data.CHECKSUMS
+    assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert about["stages"]["search"]["epochs"] == 8
+    assert about["stages"]["confirm"]["image_passes"] == 12 * 600
+
+
+def test_optunas_journal_opens_and_holds_every_search_trial(finished: Path) -> None:
+    storage = JournalStorage(JournalFileBackend(str(finished / "search" / "optuna.journal")))
+    study = optuna.load_study(study_name="smoke", storage=storage)
+    assert {t.user_attrs["trial_id"] for t in study.trials} == {"s0001", "s0002", "s0003", "s0004"}
+    assert {t.state.name for t in study.trials} == {"COMPLETE"}
+    best = max(best_validation(finished, r) for r in trials(finished).values() if r.stage == "search")
+    assert study.best_value == best
+
+
+def test_tensorboard_logs_are_written_for_every_trial(finished: Path) -> None:
+    assert {path.name for path in (finished / "tensorboard").iterdir()} == set(trials(finished))
+
+
+def test_a_trial_beside_another_gives_the_same_losses_as_one_alone(finished: Path, fashion_mnist: FashionMNIST) -> None:
+    """To the last bit, at one core each: the study ran two at a time, this repeats one of them alone."""
+    record = next(r for r in trials(finished).values() if r.arm == "tiny_cnn" and r.stage == "confirm")
+    recorded = records.read_epochs(records.trial_folder(finished, record))
+    splits = data.split(fashion_mnist, 600, 300, 10_000, seed=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert record.precision is not None
+    trainer = Trainer(record.config, record.seed, splits, torch.device("cpu"), record.precision)
+    repeated = [trainer.run_epoch() for _ in recorded]
+    torch.set_num_threads(threads)
+    assert [(e.train_loss, e.val_loss) for e in repeated] == [(e.train_loss, e.val_loss) for e in recorded]
+
+
+def test_a_study_that_is_there_is_not_overwritten(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main([*QUICK, "--name", "smoke", "--results", str(finished.parent)]) == 2
+    assert "--resume smoke" in capsys.readouterr().err
+
+
+def test_a_failing_a_diverging_and_a_killed_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the one that raises, at every attempt, is failed for good, and only it makes the exit status 1."""
+    blocked = tmp_path / "results" / "faults" / "search" / "s0002" / "checkpoint.pt"
+    blocked.mkdir(parents=True)  # a folder where the trial must write its checkpoint: saving raises
+    space = tmp_path / "faults.yaml"
+    arm = "{model: {fashion_cnn: {channels: [8], hidden: [16]}}, optimizer: {sgd: {lr: %s, momentum: 0.9}}}"
+    space.write_text(
+        "model: {fashion_cnn: {channels: [8], hidden: [16]}}\n"
+        "optimizer: {sgd: {lr: {log: [0.01, 0.1]}, momentum: 0.9}}\n"
+        "epochs: 2\nbatch_size: 32\n"
+        f"arms:\n  killed: {arm % 0.05}\n  raises: {arm % 0.04}\n  diverges: {arm % 100}\n"
+        "split: {train: 600, validation: 300}\n"
+        "budget: {trials: 3, candidates: 0, seeds: 1}\npreview: {test: 100}\n"
+    )
+    killed: list[str] = []
+    original = Recorder.on_trial_result
+
+    def kill_once(self: Recorder, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        original(self, iteration, trials, trial, result, **info)
+        if trial.config["job"]["trial_id"] == "s0001" and not killed:
+            killed.append("s0001")
+            psutil.Process(result["pid"]).kill()
+
+    monkeypatch.setattr(Recorder, "on_trial_result", kill_once)
+    command = ["--space", str(space), "--fidelity", "preview", "--cpus-per-trial", "1"]
+    assert run.main([*command, "--results", str(tmp_path / "results"), "--name", "faults"]) == 1
+    found = {r.arm: r for r in trials(tmp_path / "results" / "faults").values() if r.stage == "search"}
+    assert killed == ["s0001"]
+    assert (found["killed"].status, found["killed"].attempts, found["killed"].error) == ("completed", 2, None)
+    assert (found["raises"].status, found["raises"].stop_reason, found["raises"].attempts) == ("failed", "error", 3)
+    assert "IsADirectoryError" in (found["raises"].error or "")
+    assert (found["diverges"].status, found["diverges"].stop_reason) == ("diverged", "diverged")
+    confirmed = {r.arm: r.status for r in trials(tmp_path / "results" / "faults").values() if r.stage == "confirm"}
+    assert confirmed == {"killed": "completed", "raises": "completed", "diverges": "diverged"}
+
+
+def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = StageProgress.epoch_ended
+    seen: list[str] = []
+
+    def interrupt_once(self: StageProgress, record: TrialRecord, epoch: EpochRecord) -> None:
+        original(self, record, epoch)
+        if not seen:
+            signal.raise_signal(signal.SIGINT)
+        seen.append(record.trial_id)
+
+    monkeypatch.setattr(StageProgress, "epoch_ended", interrupt_once)
+    results = ["--results", str(tmp_path)]
+    assert run.main([*QUICK, *results, "--name", "cut", "--trials", "2"]) == 130
+    before = {i: r for i, r in trials(tmp_path / "cut").items() if r.status in records.ENDED}
+    assert len(before) < 2
+    assert run.main(["--resume", "cut", *results]) == 0
+    after = trials(tmp_path / "cut")
+    assert {i: after[i] for i in before} == before
+    assert {r.status for r in after.values()} <= {"completed", "stopped"}
+    assert run.main(["--extend", "cut", "--trials", "1", *results]) == 0
+    extended = trials(tmp_path / "cut")
+    assert {i: extended[i] for i in after} == after
+    assert set(extended) - set(after) >= {"s0003"}
+    assert json.loads((tmp_path / "cut" / "study.json").read_text())["resumed"] == 2
+
+
+def test_the_one_epoch_rule_lets_the_best_three_go_on(tmp_path: Path) -> None:
+    command = ["--space", "smoke.yaml", "--fidelity", "full", "--cpus-per-trial", "1", "--seeds", "1"]
+    assert run.main([*command, "--results", str(tmp_path), "--scheduler", "one-epoch", "--trials", "5"]) == 0
+    search = [r for r in trials(tmp_path / "smoke").values() if r.stage == "search"]
+    epochs = {r.trial_id: records.read_epochs(records.trial_folder(tmp_path / "smoke", r)) for r in search}
+    ranked = sorted(search, key=lambda r: -epochs[r.trial_id][0].val_accuracy)
+    assert {r.status for r in ranked[:3]} == {"completed"}
+    assert {(r.status, r.stop_reason) for r in ranked[3:]} == {("stopped", "one-epoch")}
+    assert [len(epochs[r.trial_id]) for r in ranked] == [2, 2, 2, 1, 1]
+    assert not list((tmp_path / "smoke").glob("*/*/checkpoint.pt"))
+
+
+def test_a_time_budget_ends_the_search_and_confirm_still_runs(tmp_path: Path) -> None:
+    assert run.main([*QUICK, "--results", str(tmp_path), "--time-budget", "0.1s"]) == 0
+    found = trials(tmp_path / "smoke")
+    assert {r.stop_reason for r in found.values() if r.stage == "search" and r.status == "stopped"} <= {"time-budget"}
+    assert {r.arm for r in found.values() if r.stage == "confirm" and r.status == "completed"} >= {
+        "tiny_resnet",
+        "tiny_cnn",
+    }
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).with_name("broken_spaces").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_broken_space_gives_exit_status_2_and_starts_nothing(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("study.cluster.running", started)
+    monkeypatch.setattr("study.plan.make_plan", started)
+    assert run.main(["--space", str(path), "--results", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    for line in printed.err.splitlines():
+        assert line.startswith(f"{path}:")
+        assert ": got " in line
+        assert ", must be " in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "no-such.yaml"], "smoke.yaml"),
+        (["--resume", "no-such"], "--resume: got no-such, must be one of: none"),
+        (["--space", "smoke.yaml", "--name", "../outside"], "name: got '../outside'"),
+        (["--space", "smoke.yaml", "--name", "a" * 101], "name: got"),
+        (["--space", "smoke.yaml", "--trials", "1"], "--trials: got 1, must be at least 2"),
+        (["--space", "smoke.yaml", "--data-dir", "/nowhere"], "--data-dir: got /nowhere"),
+    ],
+)
+def test_bad_input_is_answered_in_one_message(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main([*arguments, "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert os.listdir(tmp_path) == []
