@@ -1,1 +1,7 @@
 """Search, confirm and record: a hyperparameter study of CNNs on Fashion-MNIST."""
+
+import os
+
+# Ray reads this when it is first imported. Without it, it opens its ports to the network on Linux, to the loopback
+# interface elsewhere; a study on one machine has nobody to serve.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -53,7 +53,6 @@ def running(dashboard: bool = True) -> Iterator[Cluster]:
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
             _temp_dir=scratch,
         )
         port = context.address_info.get("metrics_export_port")

@@ -7,6 +7,7 @@ folders (records.py), not in Ray's snapshots: those lag behind, and are pickles,
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -271,3 +272,4 @@ def quiet() -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is recorded, and told by the display

@@ -126,12 +126,12 @@ def test_a_failing_a_diverging_and_a_killed_trial(tmp_path: Path, monkeypatch: p
     blocked = tmp_path / "results" / "faults" / "search" / "s0002" / "checkpoint.pt"
     blocked.mkdir(parents=True)  # a folder where the trial must write its checkpoint: saving raises
     space = tmp_path / "faults.yaml"
-    arm = "{model: {fashion_cnn: {channels: [8], hidden: [16]}}, optimizer: {sgd: {lr: %s, momentum: 0.9}}}"
+    arm = "{model: {fashion_cnn: {channels: [8], hidden: [16]}}, optimizer: {sgd: {lr: %s, momentum: 0.9, weight_decay: %s}}}"
     space.write_text(
         "model: {fashion_cnn: {channels: [8], hidden: [16]}}\n"
         "optimizer: {sgd: {lr: {log: [0.01, 0.1]}, momentum: 0.9}}\n"
         "epochs: 2\nbatch_size: 32\n"
-        f"arms:\n  killed: {arm % 0.05}\n  raises: {arm % 0.04}\n  diverges: {arm % 100}\n"
+        f"arms:\n  killed: {arm % (0.05, 0)}\n  raises: {arm % (0.04, 0)}\n  diverges: {arm % (100, 1)}\n"
         "split: {train: 600, validation: 300}\n"
         "budget: {trials: 3, candidates: 0, seeds: 1}\npreview: {test: 100}\n"
     )
