@@ -117,6 +117,9 @@ def split(data: FashionMNIST, train: int, validation: int, test: int, seed: int)
     """
     if not (train >= 10 and validation >= 10 and train + validation <= len(data.train_labels)):
         raise ValueError(f"split: got {train} + {validation}, must be at least 10 each and 60,000 together at most")
+    for rest in (len(data.train_labels) - train - validation, len(data.test_labels) - test):
+        if 0 < rest < 10:  # what is left out is stratified too
+            raise ValueError(f"split: got sizes that leave {rest} images out, must leave none or at least 10")
     if not 10 <= test <= len(data.test_labels):
         raise ValueError(f"split: got {test} test images, must be 10 to 10,000")
     from sklearn.model_selection import train_test_split  # here, for workers import this module and never split

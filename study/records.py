@@ -149,8 +149,13 @@ def append_epoch(folder: Path, record: EpochRecord) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in dataclasses.asdict(record).items()
     }
-    with (folder / "epochs.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values, allow_nan=False) + "\n")
+    with (folder / "epochs.jsonl").open("a+b") as file:
+        # A kill may have cut the last line short: what follows must not become part of it.
+        file.seek(0, os.SEEK_END)
+        if end := file.tell():
+            file.seek(end - 1)
+        start = b"" if file.read(1) in (b"", b"\n") else b"\n"
+        file.write(start + json.dumps(values, allow_nan=False).encode() + b"\n")
 
 
 def read_epochs(folder: Path) -> list[EpochRecord]:

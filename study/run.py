@@ -249,7 +249,11 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
     book = provenance.Book(folder, study.earlier, asdict(settings), plan.to_json(), chosen, command)
     if not (folder / "space.yaml").exists():
         records.write_whole(folder / "space.yaml", chosen.text.encode())
-    splits = data.split(loaded, chosen.split.train, chosen.split.validation, chosen.split.test, chosen.split.seed)
+    parts = chosen.split
+    try:
+        splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     execution.quiet()
     with cluster.running() as ray_cluster:

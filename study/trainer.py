@@ -47,7 +47,7 @@ class Trainer:
     def __init__(
         self, config: TrialConfig, seed: int, splits: Splits, device: torch.device, precision: Precision
     ) -> None:
-        self.config, self.device, self.precision = config, device, precision
+        self.config, self.seed, self.device, self.precision = config, seed, device, precision
         self.epoch = 0  # finished epochs
         self.history: list[EpochRecord] = []
         torch.manual_seed(seed)  # dropout draws from the global generator
@@ -112,6 +112,8 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write everything that `load` needs to go on bit for bit: to a temporary file first, then renamed."""
         state = {
+            "config_id": self.config.config_id,
+            "seed": self.seed,
             "epoch": self.epoch,
             "history": [asdict(record) for record in self.history],
             "model": self.model.state_dict(),
@@ -129,6 +131,8 @@ class Trainer:
         """Take up what `save` wrote, executing nothing from the file. Raises ValueError where it is not whole."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            if (state["config_id"], state["seed"]) != (self.config.config_id, self.seed):
+                raise ValueError(f"configuration {state['config_id']} from seed {state['seed']}")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
@@ -142,9 +146,8 @@ class Trainer:
                 torch.cuda.set_rng_state(state["cuda"], self.device)
             self.epoch = state["epoch"]
         except Exception as error:  # a cut or foreign file fails in as many ways as there are bytes
-            raise ValueError(
-                f"{path}: got {type(error).__name__}: {error}, must be a checkpoint of this trial"
-            ) from error
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+            raise ValueError(f"{path}: got {reason}, must be a checkpoint of this trial") from error
 
     def _train(self) -> Evaluation:
         config = self.config

@@ -187,7 +187,6 @@ def test_a_last_line_that_a_kill_cut_is_left_out(kept: float, tmp_path: Path) ->
     assert [record.epoch for record in records.read_epochs(tmp_path)] == [1, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="append_epoch goes on in the cut line, and both are lost")
 def test_what_follows_a_cut_line_is_not_lost(tmp_path: Path) -> None:
     """A trial that was killed while it wrote goes on in the same file."""
     records.append_epoch(tmp_path, EPOCH)

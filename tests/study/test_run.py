@@ -126,7 +126,7 @@ def test_a_failing_a_diverging_and_a_killed_trial(tmp_path: Path, monkeypatch: p
     blocked = tmp_path / "results" / "faults" / "search" / "s0002" / "checkpoint.pt"
     blocked.mkdir(parents=True)  # a folder where the trial must write its checkpoint: saving raises
     space = tmp_path / "faults.yaml"
-    arm = "{model: {fashion_cnn: {channels: [8], hidden: [16]}}, optimizer: {sgd: {lr: %s, momentum: 0.9, weight_decay: %s}}}"
+    arm = "{optimizer: {sgd: {lr: %s, momentum: 0.9, weight_decay: %s}}}"
     space.write_text(
         "model: {fashion_cnn: {channels: [8], hidden: [16]}}\n"
         "optimizer: {sgd: {lr: {log: [0.01, 0.1]}, momentum: 0.9}}\n"

@@ -303,7 +303,7 @@ BROKEN = {
 13: arms.chosen.optimizer: got a choice, must be one fixed option in an arm
 14: arms.nothing.optimizer: got nothing, must be given because the space varies it
 15: arms.empty: got nothing, must be a mapping
-16: arms: got the name 'two words', must be 1 to 40 of A-Z, a-z, 0-9, _ and -
+16: arms: got the name 'two words', must be 1 to 40 of A-Z, a-z, 0-9, _ and -, other than candidate-…
 """,
     "not_a_mapping": """
 1: file: got text 'just words', must be a mapping
