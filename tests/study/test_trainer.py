@@ -354,7 +354,17 @@ def test_another_networks_checkpoint_is_named(small_splits: Splits, tmp_path: Pa
     path = tmp_path / "checkpoint.pt"
     run(trainer_of(PLAIN, small_splits), 1).save(path)
     foreign = replace(PLAIN, model=RESNET)
-    with pytest.raises(ValueError, match=f"^{path}: got RuntimeError"):
+    with pytest.raises(ValueError, match=f"^{path}: got ValueError: configuration {PLAIN.config_id} from seed"):
+        trainer_of(foreign, small_splits).load(path)
+
+
+def test_a_checkpoint_of_another_configuration_of_the_same_network_is_refused(
+    small_splits: Splits, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    run(trainer_of(PLAIN, small_splits), 1).save(path)
+    foreign = replace(PLAIN, batch_size=PLAIN.batch_size + 1)
+    with pytest.raises(ValueError, match="configuration"):
         trainer_of(foreign, small_splits).load(path)
 
 
