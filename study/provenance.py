@@ -54,11 +54,24 @@ class Book:
             "settings": settings,
             "plan": plan,
             "stages": {},
+            "search_over": False,
             "resumed": 0,
         }
         if earlier is not None:
             kept = {key: earlier[key] for key in ("command", "created", "stages") if key in earlier}
             self.content |= kept | {"resumed": earlier.get("resumed", 0) + 1}
+            if earlier.get("budget") == self.content["budget"]:  # an extended study searches again
+                self.search_over = earlier.get("search_over", False)
+        self._write()
+
+    @property
+    def search_over(self) -> bool:
+        """Whether the time budget ended the search, which a resumed study is then not to take up again."""
+        return bool(self.content["search_over"])
+
+    @search_over.setter
+    def search_over(self, over: bool) -> None:
+        self.content["search_over"] = over
         self._write()
 
     @contextmanager

@@ -246,9 +246,9 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
         raise UsageError(
             f"--results: got {free / 2**20:,.0f} MiB free at {folder}, must be {plan.disk_bytes / 2**20:,.0f}"
         )
-    book = provenance.Book(folder, study.earlier, asdict(settings), plan.to_json(), chosen, command)
-    if not (folder / "space.yaml").exists():
+    if study.earlier is None:
         records.write_whole(folder / "space.yaml", chosen.text.encode())
+    book = provenance.Book(folder, study.earlier, asdict(settings), plan.to_json(), chosen, command)
     parts = chosen.split
     try:
         splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
@@ -263,13 +263,14 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
         board = progress.TensorBoard(folder)
 
         search = Search(folder, chosen, settings.seed)
-        if not search.finished():
+        if not (search.finished() or book.search_over):
             shown = progress.StageProgress(console, "search", chosen.budget.trials, search.ended, plan.search_seconds)
             with book.stage("search"), shown.shown():
                 search.run(shared, plan.resources, [shown, board], settings.rule, settings.time_budget_s)
             _restore_interrupts()
             if settings.time_budget_s and shown.seconds >= settings.time_budget_s:
                 search.end_on_time()
+                book.search_over = True
             elif not search.finished():
                 raise Interrupted
         planned = confirm.plan(folder, chosen, search.candidates(), settings.seed)
