@@ -7,8 +7,8 @@ SPACE ?= resnet.yaml
 
 # Install, fetch the data, run the study and make its page.
 study: $(VENV)/installed
-	$(BIN)/python -m study.run --space $(SPACE)
-	$(BIN)/python -m analysis.report
+	$(BIN)/python -m study.run --space $(SPACE); status=$$?; \
+	  [ $$status -gt 1 ] || $(BIN)/python -m analysis.report && exit $$status
 
 # Install and run every test but the slow ones and those that need a GPU.
 test: $(VENV)/installed-test lint

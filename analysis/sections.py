@@ -114,7 +114,7 @@ def _leaderboard(standings: Sequence[Standing]) -> Section:
         "not other images. Ranked by validation accuracy, so that the test accuracy had no part in the order. "
         "Table: trials."
     )
-    text = ["Each configuration trained in full with every seed, and the test images predicted once.", *one]
+    text = ["Each trained at full length for each seed it shows, and the test images predicted once.", *one]
     return Section(title, text, [Table(columns, rows, caption), *_hyperparameters(standings)])
 
 

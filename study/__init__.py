@@ -5,3 +5,5 @@ import os
 # Ray reads this when it is first imported. Without it, it opens its ports to the network on Linux, to the loopback
 # interface elsewhere; a study on one machine has nobody to serve.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+# Whoever reaches Ray can run code as this user: nobody does without the token, whatever Ray's default is.
+os.environ["RAY_AUTH_MODE"] = "token"

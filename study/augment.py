@@ -55,7 +55,7 @@ def _affine(images: Tensor, s: float, settings: Augmentation, generator: torch.G
 def _erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
     draw = torch.rand(5, n, generator=generator, device=images.device)
-    area = torch.lerp(torch.tensor(ERASED_AREA[0]), torch.tensor(ERASED_AREA[1]), draw[0]) * height * width
+    area = (ERASED_AREA[0] + draw[0] * (ERASED_AREA[1] - ERASED_AREA[0])) * height * width
     aspect = torch.exp(math.log(ERASED_ASPECT[0]) + draw[1] * math.log(ERASED_ASPECT[1] / ERASED_ASPECT[0]))
     h = torch.sqrt(area * aspect).clamp(max=height)
     w = torch.sqrt(area / aspect).clamp(max=width)

@@ -15,6 +15,8 @@ from typing import Any
 
 import ray
 
+from study.provenance import cores
+
 TOKEN = Path("~/.ray/auth_token")
 
 
@@ -49,6 +51,8 @@ def running(dashboard: bool = True) -> Iterator[Cluster]:
     scratch = tempfile.mkdtemp(prefix="study-ray-")
     try:
         context: Any = ray.init(
+            "local",
+            num_cpus=cores(),
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,

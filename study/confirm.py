@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,35 @@ def plan(study: Path, space: Space, candidates: list[TrialRecord], seed: int) ->
     """Every trial of the stage, those recorded already as they stand: all configurations of a seed, then the next seed.
 
     Seeds are `seed` + 1, `seed` + 2, …: the search's own seed is not used again, for the search has seen its luck.
+    A candidate keeps its number when a study goes on. Trials that are no longer wanted, of a candidate that an
+    extended search has displaced, end as `stopped`, `superseded`.
     """
     recorded = records.read_trials(study, "confirm")
-    known = {(record.config_id, record.seed): record for record in recorded}
-    names = {record.config_id: record.arm for record in recorded}  # a candidate keeps its number when a study goes on
-    named: dict[str, TrialConfig] = {}
-    number = len(set(names.values()) - set(space.arms))
-    for candidate in candidates:
-        if (name := names.get(candidate.config_id)) is None:
-            number += 1
-            name = f"candidate-{number}"
-        named[name] = candidate.config
-    named |= space.arms
-    count, planned = len(known), []
+    named = _named(space, candidates, recorded)
+    known = {(record.arm, record.seed): record for record in recorded}
+    count = max((int(record.trial_id[1:]) for record in recorded), default=0)
+    planned = []
     for offset in range(1, space.budget.seeds + 1):
         for name, config in named.items():
-            record = known.get((config.config_id, seed + offset))
+            record = known.pop((name, seed + offset), None)
             if record is None:
                 count += 1
-                record = TrialRecord(
-                    trial_id=f"c{count:04d}",
-                    stage="confirm",
-                    config=config,
-                    seed=seed + offset,
-                    arm=name,
-                    max_epochs=config.epochs,
-                )
-                records.write_trial(study, record)
+                record = TrialRecord(f"c{count:04d}", "confirm", config, seed + offset, name, config.epochs)
             planned.append(record)
+    for record in known.values():
+        if record.status not in ENDED:
+            records.write_trial(study, replace(record, status="stopped", stop_reason="superseded"))
+            records.drop_checkpoint(records.trial_folder(study, record))
     return planned
+
+
+def _named(space: Space, candidates: list[TrialRecord], recorded: list[TrialRecord]) -> dict[str, TrialConfig]:
+    numbered = {record.config_id: record.arm for record in recorded if record.arm not in space.arms}
+    named: dict[str, TrialConfig] = {}
+    for candidate in candidates:
+        name = numbered.setdefault(candidate.config_id, f"candidate-{len(numbered) + 1}")
+        named[str(name)] = candidate.config
+    return named | space.arms
 
 
 def run(

@@ -25,6 +25,7 @@ from ray.tune.search import Searcher
 
 from study import records
 from study.config import to_dict
+from study.data import Splits
 from study.records import EpochRecord, TrialRecord
 from study.trainable import Job, TrialTrainable
 from study.trainer import Precision
@@ -207,7 +208,6 @@ def run_trials(
     stop_reason: str = "",
     keep_stopped: bool = False,
     time_budget_s: float | None = None,
-    trainable: type[TrialTrainable] = TrialTrainable,
 ) -> None:
     """Run what `next_trial` hands out until it returns None, the time is up, or the user interrupts.
 
@@ -217,11 +217,12 @@ def run_trials(
     scheduler = scheduler or FIFOScheduler()
     queue = TrialQueue(study, next_trial, resources, scheduler)
 
-    class Trial(trainable):  # type: ignore[misc, valid-type]
-        """Closed over the splits: Tune can hand a class its configuration only."""
+    class Trial(TrialTrainable):
+        """Holds the reference to the splits: Tune hands a trainable its configuration only."""
 
-        def setup(self, config: dict[str, Any]) -> None:
-            super().setup(config, ray.get(splits))
+        def splits_of_study(self) -> Splits:
+            shared: Splits = ray.get(splits)  # out of shared memory, without a copy
+            return shared
 
         @classmethod
         def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:

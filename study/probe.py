@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from study.config import Adam, Augmentation, Model, ResNet, TrialConfig
 from study.data import Splits
 from study.models import build_model
 from study.models.resnet import BasicBlock
-from study.trainer import Precision, Trainer
+from study.trainer import EVALUATION_BATCH, Precision, Trainer
 
 PROBE_SECONDS = 1.5
+RESIDENT_BYTES = 60_000 * (28 * 28 + 8)  # all training images and their labels
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,25 @@ class Speed:
     train: float
     evaluate: float
     memory: int = 0
+    free: int = 0  # device memory before the trial
 
 
-def faster_precision() -> Precision:
+def ready(barrier: Barrier) -> None:
+    """Hold a new process until all have started: the first could otherwise measure while the others still import."""
+    barrier.wait(timeout=300)
+
+
+def faster_precision(on_gpu: bool) -> Precision:
     """What is faster on this device, in alternation: training a residual block of usual width in bf16, or in fp32.
 
     One block for every study of a machine, the least of several times each: a choice that noise, or a study's own
     networks, could turn would make two runs of one configuration differ.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(1)
     block = BasicBlock(64, 64, 1, True).to(device).to(memory_format=torch.channels_last)
-    images = torch.randn(32, 64, 28, 28, device=device).contiguous(memory_format=torch.channels_last)
+    count = 1024 if on_gpu else 32  # enough to outweigh the start of each kernel
+    images = torch.randn(count, 64, 28, 28, device=device).contiguous(memory_format=torch.channels_last)
 
     def seconds(precision: Precision) -> float:
         started = time.perf_counter()
@@ -79,13 +88,19 @@ def probe(model: Model, batch_size: int, precision: Precision, cores: int) -> Sp
     """Train and evaluate a batch of random images again and again for some `PROBE_SECONDS`."""
     torch.set_num_threads(cores)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch_size, 28, 28), np.uint8)
-    labels = rng.integers(0, 10, batch_size).astype(np.uint8)
-    splits = Splits(images, labels, images, labels, images, labels, np.arange(batch_size))
+    on_gpu = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if on_gpu else 0
+    torch.cuda.reset_peak_memory_stats() if on_gpu else None
+    # On a GPU memory counts: a trial evaluates in large batches, and holds all images.
+    evaluated = EVALUATION_BATCH if on_gpu else batch_size
+    images = rng.integers(0, 256, (max(batch_size, evaluated), 28, 28), np.uint8)
+    labels = rng.integers(0, 10, len(images)).astype(np.uint8)
+    train, held = (images[:batch_size], labels[:batch_size]), (images[:evaluated], labels[:evaluated])
+    splits = Splits(*train, *held, *held, np.arange(evaluated))
     config = TrialConfig(
         model=model, optimizer=Adam(), batch_size=batch_size, augmentation=Augmentation(1, rotation=10, flip=0.5)
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if on_gpu else "cpu")
     trainer = Trainer(config, 0, splits, device, precision)
     trainer.run_epoch()  # the first step chooses kernels and fills caches
     train_s = evaluate_s = 0.0
@@ -95,5 +110,5 @@ def probe(model: Model, batch_size: int, precision: Precision, cores: int) -> Sp
         train_s += batch_size / record.images_per_s
         evaluate_s += record.seconds - batch_size / record.images_per_s
         passes += 1
-    memory = torch.cuda.max_memory_reserved() if device.type == "cuda" else 0
-    return Speed(passes * batch_size / train_s, passes * batch_size / evaluate_s, memory)
+    memory = torch.cuda.max_memory_reserved() + RESIDENT_BYTES if on_gpu else 0
+    return Speed(passes * batch_size / train_s, passes * evaluated / evaluate_s, memory, free)

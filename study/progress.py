@@ -22,11 +22,12 @@ MARKS = {"completed": "✓", "stopped": "·", "diverged": "≠", "failed": "✗"
 class StageProgress:
     """Shows one stage. Plain lines, one an epoch, where the console is no terminal."""
 
-    def __init__(self, console: Console, stage: str, trials: int, ended: int, expected_seconds: float) -> None:
-        self.console, self.expected_seconds = console, expected_seconds
+    def __init__(self, console: Console, stage: str, trials: int, ended: int, stage_seconds: float) -> None:
+        self.console, self.expected_seconds = console, stage_seconds * (1 - ended / max(trials, 1))
         self.running: dict[str, tuple[TrialRecord, EpochRecord | None]] = {}
         self.best: dict[str, float] = {}
-        self.ended_before, self.ended, self.trials = ended, ended, trials
+        self.ended_before, self.trials = ended, trials
+        self.ended_now: set[str] = set()
         self.started = time.monotonic()
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -56,6 +57,11 @@ class StageProgress:
         return Group(lines, self.bar)
 
     @property
+    def ended(self) -> int:
+        """Trials that have ended, in this run or before."""
+        return self.ended_before + len(self.ended_now)
+
+    @property
     def seconds(self) -> float:
         """Since the stage began."""
         return time.monotonic() - self.started
@@ -73,7 +79,7 @@ class StageProgress:
 
     def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
         self.running.pop(record.trial_id, None)
-        self.ended += 1
+        self.ended_now.add(record.trial_id)
         finite = [epoch.val_accuracy for epoch in epochs if not epoch.diverged]
         parts = [f"{MARKS[record.status]} {record.label}"]
         parts += [f"arm {record.arm}"] if record.arm else []
@@ -113,16 +119,20 @@ class TensorBoard:
 
     def __init__(self, study: Path) -> None:
         self.folder = study / "tensorboard"
+        self.writers: dict[str, SummaryWriter] = {}
 
-    def trial_started(self, record: TrialRecord) -> None: ...
+    def trial_started(self, record: TrialRecord) -> None:
+        self.writers[record.trial_id] = SummaryWriter(str(self.folder / record.trial_id))
 
-    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None: ...
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
+        writer = self.writers[record.trial_id]
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_s"):
+            writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
+        writer.flush()
 
     def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
-        with SummaryWriter(str(self.folder / record.trial_id)) as writer:
-            for epoch in epochs:
-                for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_s"):
-                    writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
+        if writer := self.writers.pop(record.trial_id, None):
+            writer.close()
 
 
 def duration(seconds: float) -> str:

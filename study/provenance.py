@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from study import data, records
-from study.records import SCHEMA_VERSION, Stage
+from study.records import SCHEMA_VERSION, EpochRecord, Stage, TrialRecord
 from study.space import Space
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")
@@ -55,11 +55,14 @@ class Book:
             "plan": plan,
             "stages": {},
             "search_over": False,
+            "earlier_runs": [],
             "resumed": 0,
         }
         if earlier is not None:
             kept = {key: earlier[key] for key in ("command", "created", "stages") if key in earlier}
             self.content |= kept | {"resumed": earlier.get("resumed", 0) + 1}
+            past = {key: earlier.get(key) for key in ("git", "versions", "hardware")}
+            self.content["earlier_runs"] = [*earlier.get("earlier_runs", []), past]
             if earlier.get("budget") == self.content["budget"]:  # an extended study searches again
                 self.search_over = earlier.get("search_over", False)
         self._write()
@@ -77,15 +80,28 @@ class Book:
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
         """Measure a stage, whatever its end."""
-        started = time.monotonic()
-        before = self.content["stages"].get(stage, {}).get("wall_seconds", 0.0)
+        self.started, self.current = time.monotonic(), self.content["stages"].setdefault(stage, {})
+        self.before = self.wall(stage)
         try:
             yield
         finally:
-            wall = before + time.monotonic() - started
-            self.content["stages"][stage] = self._costs(stage, wall)
+            self.current["wall_seconds"] = self.before + time.monotonic() - self.started
+            self.current |= self._costs(stage, self.current["wall_seconds"])
             self.content["status"] = "interrupted"
             self._write()
+
+    def wall(self, stage: Stage) -> float:
+        """Seconds that a stage has taken so far, over all runs of the study."""
+        return float(self.content["stages"].get(stage, {}).get("wall_seconds", 0.0))
+
+    # A listener: the time is written with every epoch, so that a kill loses little of it.
+    def trial_started(self, record: TrialRecord) -> None: ...
+
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
+        self.current["wall_seconds"] = self.before + time.monotonic() - self.started
+        self._write()
+
+    def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None: ...
 
     def finish(self) -> None:
         """Note that the study is complete."""
@@ -100,7 +116,6 @@ class Book:
         ]
         cpu = sum(epoch.cpu_seconds for epoch in epochs)
         return {
-            "wall_seconds": wall,
             "cpu_seconds": cpu,  # of the trials' processes while they trained and validated
             "busy_share": cpu / (wall * cores()) if self.content["plan"]["gpus"] == 0 else None,
             "epochs": len(epochs),
@@ -111,11 +126,11 @@ class Book:
         records.write_json(self.folder / "study.json", self.content)
 
 
-def has_gpu() -> bool:
-    """Whether torch sees a CUDA device."""
+def gpu_count() -> int:
+    """CUDA devices that torch sees."""
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.device_count()
 
 
 def cores() -> int:

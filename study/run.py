@@ -108,10 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds to confirm over (default: the space's)")
     parser.add_argument("--fidelity", choices=("full", "preview"), help="default: full on a GPU, preview without one")
     parser.add_argument("--time-budget", type=_seconds, metavar="10m", help="end the search after this long")
-    parser.add_argument("--scheduler", choices=("asha", "one-epoch", "none"), default="asha", help="default: asha")
+    parser.add_argument("--scheduler", choices=("asha", "one-epoch", "none"), help="default: asha")
     parser.add_argument("--cpus-per-trial", type=_positive, metavar="N", help="default: what is measured to be fastest")
     parser.add_argument("--gpus-per-trial", type=_share, metavar="X", help="default: what the measured memory allows")
-    parser.add_argument("--seed", type=_whole, default=0, help="of the search, and the base of confirm's (default: 0)")
+    parser.add_argument("--seed", type=_whole, help="of the search, and the base of confirm's (default: 0)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="a folder that holds Fashion-MNIST's IDX files")
     parser.add_argument("--dry-run", action="store_true", help="check everything, measure, print the plan, and stop")
     return parser
@@ -123,6 +123,13 @@ def _open(arguments: argparse.Namespace) -> Study:
     name = arguments.resume or arguments.extend or arguments.name
     if name is not None and not NAME.fullmatch(name):
         raise UsageError(f"name: got {name!r}, must be 1 to 100 letters, digits, '.', '_' or '-', the first no mark")
+    if arguments.space is None:
+        kept_to = ("name", "fidelity", "scheduler", "time_budget", "cpus_per_trial", "gpus_per_trial", "seed")
+        given = [k for k in (*kept_to, *(("trials", "seeds") if arguments.resume else ())) if getattr(arguments, k)]
+        if given:
+            options = ", ".join(f"--{key.replace('_', '-')}" for key in given)
+            which = "--resume" if arguments.resume else "--extend"
+            raise UsageError(f"{which}: got {options} too, must stand alone: a study keeps what it was begun with")
     if arguments.space is not None:
         path = space.find(arguments.space)
         full = space.load(path)
@@ -153,15 +160,22 @@ def _open(arguments: argparse.Namespace) -> Study:
 
 
 def _settings(arguments: argparse.Namespace, full: Space) -> Settings:
-    fidelity: Fidelity = arguments.fidelity or ("full" if provenance.has_gpu() else "preview")
+    fidelity: Fidelity = arguments.fidelity or ("full" if provenance.gpu_count() else "preview")
     budget = full.at(fidelity).budget
     trials = arguments.trials or budget.trials
     if trials < len(full.arms):
         raise UsageError(f"--trials: got {trials}, must be at least {len(full.arms)}, for the arms are tried first")
+    most = provenance.cores()
+    if (arguments.cpus_per_trial or 1) > most:
+        raise UsageError(
+            f"--cpus-per-trial: got {arguments.cpus_per_trial}, must be at most {most}, all that there are"
+        )
+    if arguments.gpus_per_trial and arguments.gpus_per_trial > (found := provenance.gpu_count()):
+        raise UsageError(f"--gpus-per-trial: got {arguments.gpus_per_trial:g}, must be at most {found}, all there are")
     return Settings(
         fidelity=fidelity,
-        rule=arguments.scheduler,
-        seed=arguments.seed,
+        rule=arguments.scheduler or "asha",
+        seed=arguments.seed or 0,
         budget=Budget(trials, min(budget.candidates, trials), arguments.seeds or budget.seeds),
         time_budget_s=arguments.time_budget,
         cores=arguments.cpus_per_trial,
@@ -198,10 +212,14 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _plan(study: Study) -> Plan:
-    from study.plan import make_plan
+    from study.plan import Plan, estimate, make_plan
 
     settings = study.settings
-    return make_plan(study.space, settings.rule, cores=settings.cores, gpus=settings.gpus)
+    kept = study.earlier.get("plan") if study.earlier else None
+    if kept and study.earlier and study.earlier.get("hardware") == provenance.hardware():
+        return estimate(Plan.from_json(kept), study.space, settings.rule, settings.time_budget_s)
+    planned = make_plan(study.space, settings.rule, settings.cores, settings.gpus)
+    return estimate(planned, study.space, settings.rule, settings.time_budget_s)
 
 
 def _show_plan(console: Console, study: Study, plan: Plan) -> None:
@@ -236,11 +254,10 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
     import ray
 
     from study import cluster, confirm, execution, progress
-    from study.plan import Plan
     from study.search import Search
 
     folder, chosen, settings = study.folder, study.space, study.settings
-    plan = Plan.from_json(study.earlier["plan"]) if study.earlier and "plan" in study.earlier else _plan(study)
+    plan = _plan(study)
     _show_plan(console, study, plan)
     if (free := shutil.disk_usage(folder).free) < plan.disk_bytes:
         raise UsageError(
@@ -263,15 +280,17 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
         board = progress.TensorBoard(folder)
 
         search = Search(folder, chosen, settings.seed)
-        if not (search.finished() or book.search_over):
+        if not (search.finished(settings.rule) or book.search_over):
             shown = progress.StageProgress(console, "search", chosen.budget.trials, search.ended, plan.search_seconds)
+            listeners: list[execution.Listener] = [shown, board, book]
+            left = None if settings.time_budget_s is None else settings.time_budget_s - book.wall("search")
             with book.stage("search"), shown.shown():
-                search.run(shared, plan.resources, [shown, board], settings.rule, settings.time_budget_s)
+                search.run(shared, plan.resources, listeners, settings.rule, left)
             _restore_interrupts()
-            if settings.time_budget_s and shown.seconds >= settings.time_budget_s:
-                search.end_on_time()
+            if left is not None and shown.seconds >= left:
+                search.end_on_time(listeners)
                 book.search_over = True
-            elif not search.finished():
+            elif not search.finished(settings.rule):
                 raise Interrupted
         planned = confirm.plan(folder, chosen, search.candidates(), settings.seed)
         if len(planned) < (chosen.budget.candidates + len(chosen.arms)) * chosen.budget.seeds:
@@ -280,9 +299,11 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
         if ended < len(planned):
             shown = progress.StageProgress(console, "confirm", len(planned), ended, plan.confirm_seconds)
             with book.stage("confirm"), shown.shown():
-                confirm.run(folder, planned, shared, plan.resources, [shown, board])
+                confirm.run(folder, planned, shared, plan.resources, [shown, board, book])
             _restore_interrupts()
-    everything = records.read_trials(folder, "search") + records.read_trials(folder, "confirm")
+            recorded = {record.trial_id: record for record in records.read_trials(folder, "confirm")}
+            planned = [recorded.get(record.trial_id, record) for record in planned]
+    everything = records.read_trials(folder, "search") + planned
     if any(record.status not in ENDED for record in everything):
         raise Interrupted
     book.finish()

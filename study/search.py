@@ -48,10 +48,11 @@ class Proposer:
             storage=JournalStorage(JournalFileBackend(str(journal))), study_name=space.name, direction="maximize"
         )
         self.asked: dict[str, optuna.Trial] = {}
+        self.told: set[str] = set()
 
     def ask(self, trial_id: str) -> TrialConfig:
-        """A configuration to try. The draw depends on the seed and on what has been asked and told, nothing else."""
-        number = len(self.study.get_trials(deepcopy=False))
+        """A configuration to try. The draw depends on the seed, the trial's number and what has been told."""
+        number = int(trial_id[1:])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.sampler = optuna.samplers.TPESampler(
@@ -63,7 +64,10 @@ class Proposer:
         return self.space.suggest(trial)
 
     def tell(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
-        """Learn how a trial ended. A configuration outside the space (an arm may be) teaches nothing."""
+        """Learn how a trial ended, once. A configuration outside the space (an arm may be) teaches nothing."""
+        if record.trial_id in self.told:  # a survivor of the one-epoch rule ends twice
+            return
+        self.told.add(record.trial_id)
         course = dict(best_so_far(epochs))
         best = max(course.values(), default=0.0)
         state = {"completed": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(
@@ -114,7 +118,8 @@ class Search:
         for record in known:
             if record.status in ENDED:
                 self.proposer.tell(record, records.read_epochs(records.trial_folder(study, record)))
-        self.count = len(known)
+        self.count = len(known)  # trials handed out so far, of the budget
+        self.number = max((int(record.trial_id[1:]) for record in known), default=0)
         self.ended = sum(record.status in ENDED for record in known)
         self.waiting = [record for record in known if record.status not in ENDED]
         tried = {record.arm for record in known}
@@ -136,7 +141,7 @@ class Search:
             return self.waiting.pop(0)
         if self.count >= self.space.budget.trials:
             return None
-        return self._record(self.proposer.ask(f"s{self.count + 1:04d}"))
+        return self._record(self.proposer.ask(f"s{self.number + 1:04d}"))
 
     def run(
         self,
@@ -166,9 +171,12 @@ class Search:
             self.waiting = [record for record in self.waiting if not self._epochs(record)]
             trials(StopAfterOne(), keep_stopped=True)
             if self._all_tried():
-                self.waiting = self._survivors()
+                self.waiting = [replace(record, status="pending", stop_reason=None) for record in self._survivors()]
+                for record in self.waiting:
+                    records.write_trial(self.study, record)
                 trials(FIFOScheduler())
-                self._dismiss()
+                if self.finished(rule):
+                    self._drop_checkpoints()
         else:
             scheduler = build_scheduler(rule, self.space.epochs)
             for record in records.read_trials(self.study, "search"):
@@ -176,17 +184,22 @@ class Search:
                     replay(scheduler, record.trial_id, best_so_far(self._epochs(record)))
             trials(scheduler)
 
-    def finished(self) -> bool:
+    def finished(self, rule: Rule) -> bool:
         """Whether the budget is used up and every trial has ended."""
         known = records.read_trials(self.study, "search")
-        return len(known) >= self.space.budget.trials and all(record.status in ENDED for record in known)
+        if len(known) < self.space.budget.trials or any(record.status not in ENDED for record in known):
+            return False
+        return rule != "one-epoch" or not self._survivors()
 
-    def end_on_time(self) -> None:
+    def end_on_time(self, listeners: list[Listener]) -> None:
         """Record the trials that the end of the time budget cut off, which are not to go on."""
         for record in records.read_trials(self.study, "search"):
             if record.status not in ENDED:
-                records.write_trial(self.study, replace(record, status="stopped", stop_reason="time-budget"))
-                records.drop_checkpoint(records.trial_folder(self.study, record))
+                record = replace(record, status="stopped", stop_reason="time-budget", ended=time.time())
+                records.write_trial(self.study, record)
+                for listener in (self, *listeners):
+                    listener.trial_ended(record, self._epochs(record))
+        self._drop_checkpoints()
 
     def candidates(self) -> list[TrialRecord]:
         """The best searched configurations that ran to the end, by best validation epoch; arms are not among them."""
@@ -202,8 +215,9 @@ class Search:
 
     def _record(self, config: TrialConfig, arm: str | None = None) -> TrialRecord:
         self.count += 1
+        self.number += 1
         return TrialRecord(
-            trial_id=f"s{self.count:04d}",
+            trial_id=f"s{self.number:04d}",
             stage="search",
             config=config,
             seed=self.seed,
@@ -219,16 +233,14 @@ class Search:
         return len(known) >= self.space.budget.trials and all(self._epochs(r) or r.status in ENDED for r in known)
 
     def _survivors(self) -> list[TrialRecord]:
-        known = [r for r in records.read_trials(self.study, "search") if r.status not in ("diverged", "failed")]
-        known.sort(key=lambda record: (-self._epochs(record)[0].val_accuracy, record.trial_id))
-        return [
-            replace(r, status="pending", stop_reason=None) for r in known[:ONE_EPOCH_KEEP] if r.status != "completed"
-        ]
+        """Those of the best after one epoch that have not been trained to the end."""
+        known = [record for record in records.read_trials(self.study, "search") if self._epochs(record)]
+        known.sort(key=lambda record: (-best_so_far(self._epochs(record))[0][1], record.trial_id))
+        return [r for r in known[:ONE_EPOCH_KEEP] if r.status not in ("completed", "diverged", "failed")]
 
-    def _dismiss(self) -> None:
+    def _drop_checkpoints(self) -> None:
         for record in records.read_trials(self.study, "search"):
-            if record.status == "stopped":
-                records.drop_checkpoint(records.trial_folder(self.study, record))
+            records.drop_checkpoint(records.trial_folder(self.study, record))
 
 
 def build_scheduler(rule: Rule, max_epochs: int) -> TrialScheduler:

@@ -29,6 +29,8 @@ from study.config import Augmentation, Model, Range, TrialConfig, within
 
 FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
 TRAINING_IMAGES = 60_000
+TEST_IMAGES = 10_000
+CLASSES = 10
 MAX_BYTES = 1 << 20
 MAX_ITEMS = 64  # of a list or a choice: aliases could otherwise make a small file take hours
 SECTIONS = {
@@ -103,9 +105,9 @@ class Budget:
 class Split:
     """Numbers of images, and the seed that draws the training and validation ones from the 60,000."""
 
-    train: int = within(1, TRAINING_IMAGES, default=50_000)
-    validation: int = within(1, TRAINING_IMAGES, default=10_000)
-    test: int = within(1, 10_000, default=10_000)  # fewer only in a preview
+    train: int = within(10, TRAINING_IMAGES, default=50_000)
+    validation: int = within(10, TRAINING_IMAGES, default=10_000)
+    test: int = within(10, TEST_IMAGES, default=10_000)  # fewer only in a preview
     seed: int = within(0, 999_999, default=0)
 
 
@@ -331,6 +333,13 @@ class _Reader:
         if train and validation and train + validation > TRAINING_IMAGES:
             got = f"{train} + {validation} = {train + validation} images"
             self.problem(self.keys["split"], "split", got, f"at most {TRAINING_IMAGES}, all that there are")
+        for section, numbers in (("split", full), ("preview", small)):
+            at = self.keys.get(section)
+            for part, whole in (("train", TRAINING_IMAGES), ("test", TEST_IMAGES)):
+                held = numbers["validation"] if part == "train" else 0
+                if at and numbers[part] and held is not None and 0 < whole - numbers[part] - held < CLASSES:
+                    got = f"{whole - numbers[part] - held} {part} images left out"
+                    self.problem(at, section, got, f"none or at least {CLASSES}: what is left out is stratified too")
         for key, number in changes.items():
             if number is not None and full[key] is not None and number > full[key]:
                 must = f"at most {full[key]}, as in the full study"

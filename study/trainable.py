@@ -42,11 +42,13 @@ class Job:
 class TrialTrainable(tune.Trainable):
     """Runs one trial; each step reports `epoch`, `val_accuracy`, `best_val_accuracy` and the new epoch records."""
 
-    def setup(self, config: dict[str, Any], splits: Splits | None = None) -> None:
-        if splits is None:
-            raise ValueError("trainable: got no splits, must be given with tune.with_parameters")
+    def splits_of_study(self) -> Splits:
+        """The images that every trial of the study works on; given by a subclass, which Ray sends to the workers."""
+        raise NotImplementedError
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.splits = self.splits_of_study()
         self.job = Job(**config["job"])
-        self.splits = splits
         self.folder = Path(self.job.folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(self.job.cores)

@@ -1,6 +1,7 @@
 """Fixtures that every room shares: the real data, and one core."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,3 +41,14 @@ def ray_cluster() -> Iterator[None]:
 
     with cluster.running(dashboard=False):
         yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """A finished smoke study at full fidelity: 4 search trials, 3 configurations confirmed over 2 seeds."""
+    from study import run
+
+    results = tmp_path_factory.mktemp("results")
+    command = ["--space", "smoke.yaml", "--fidelity", "full", "--cpus-per-trial", "1", "--scheduler", "none"]
+    assert run.main([*command, "--results", str(results)]) == 0
+    return results / "smoke"

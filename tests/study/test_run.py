@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import psutil
 import pytest
 import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from analysis import tables
 from study import data, records, run
-from study.data import FashionMNIST
+from study.data import FashionMNIST, Splits
 from study.execution import Recorder
 from study.progress import StageProgress
 from study.records import EpochRecord, TrialRecord
@@ -24,7 +27,8 @@ from study.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-QUICK = ["--space", "smoke.yaml", "--fidelity", "preview", "--cpus-per-trial", "1"]
+CORES = ["--cpus-per-trial", "1"]
+QUICK = ["--space", "smoke.yaml", "--fidelity", "preview", *CORES]
 
 
 def trials(folder: Path) -> dict[str, TrialRecord]:
@@ -35,15 +39,6 @@ def trials(folder: Path) -> dict[str, TrialRecord]:
 def best_validation(folder: Path, record: TrialRecord) -> float:
     """The highest validation accuracy of a trial."""
     return max(epoch.val_accuracy for epoch in records.read_epochs(records.trial_folder(folder, record)))
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
-    """A finished smoke study at full fidelity: 4 search trials, 3 configurations confirmed over 2 seeds."""
-    results = tmp_path_factory.mktemp("results")
-    command = ["--space", "smoke.yaml", "--fidelity", "full", "--results", str(results), "--cpus-per-trial", "1"]
-    assert run.main([*command, "--scheduler", "none"]) == 0
-    return results / "smoke"
 
 
 def test_every_trial_is_recorded_with_its_end(finished: Path) -> None:
@@ -102,18 +97,26 @@ def test_tensorboard_logs_are_written_for_every_trial(finished: Path) -> None:
     assert {path.name for path in (finished / "tensorboard").iterdir()} == set(trials(finished))
 
 
-def test_a_trial_beside_another_gives_the_same_losses_as_one_alone(finished: Path, fashion_mnist: FashionMNIST) -> None:
-    """To the last bit, at one core each: the study ran two at a time, this repeats one of them alone."""
-    record = next(r for r in trials(finished).values() if r.arm == "tiny_cnn" and r.stage == "confirm")
-    recorded = records.read_epochs(records.trial_folder(finished, record))
-    splits = data.split(fashion_mnist, 600, 300, 10_000, seed=0)
+def alone(record: TrialRecord, splits: Splits) -> list[EpochRecord]:
+    """A trial's epochs, trained again in this process with nothing beside it, on one core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    assert record.precision is not None
+    assert record.precision in ("bf16", "fp32")
     trainer = Trainer(record.config, record.seed, splits, torch.device("cpu"), record.precision)
-    repeated = [trainer.run_epoch() for _ in recorded]
+    epochs = [trainer.run_epoch() for _ in range(record.max_epochs)]
     torch.set_num_threads(threads)
-    assert [(e.train_loss, e.val_loss) for e in repeated] == [(e.train_loss, e.val_loss) for e in recorded]
+    return epochs
+
+
+def losses(epochs: list[EpochRecord]) -> list[tuple[float, float]]:
+    return [(epoch.train_loss, epoch.val_loss) for epoch in epochs]
+
+
+def test_a_trial_of_a_study_gives_the_same_losses_as_one_alone(finished: Path, fashion_mnist: FashionMNIST) -> None:
+    """To the last bit, at one core each."""
+    record = next(r for r in trials(finished).values() if r.stage == "confirm" and r.arm == "tiny_cnn")
+    recorded = records.read_epochs(records.trial_folder(finished, record))
+    assert losses(alone(record, data.split(fashion_mnist, 600, 300, 10_000, seed=0))) == losses(recorded)
 
 
 def test_a_study_that_is_there_is_not_overwritten(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,32 +158,71 @@ def test_a_failing_a_diverging_and_a_killed_trial(tmp_path: Path, monkeypatch: p
     assert (found["diverges"].status, found["diverges"].stop_reason) == ("diverged", "diverged")
     confirmed = {r.arm: r.status for r in trials(tmp_path / "results" / "faults").values() if r.stage == "confirm"}
     assert confirmed == {"killed": "completed", "raises": "completed", "diverges": "diverged"}
+    tables.build(tmp_path / "results" / "faults")
+    table = pd.read_parquet(tmp_path / "results" / "faults" / "tables" / "trials.parquet").set_index("trial_id")
+    assert table.loc["s0001":"s0003", "status"].tolist() == ["completed", "failed", "diverged"]
+    assert table.loc["s0001":"s0003", "stop_reason"].tolist() == ["finished", "error", "diverged"]
+    assert table.loc["s0001", "attempts"] == 2
+    assert "IsADirectoryError" in table.loc["s0002", "error"]
+    # The failed trial alone is why the status was 1: without it the same study ends with 0.
+    blocked.rmdir()
+    shutil.rmtree(blocked.parent)
+    assert run.main(["--resume", "faults", "--results", str(tmp_path / "results")]) == 0
 
 
-def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+ONE_ARM = """
+model: {fashion_cnn: {channels: [8], hidden: [16], dropout: 0.2}}
+optimizer: {adam: {lr: {log: [1.0e-3, 1.0e-2]}}}
+schedule: cosine
+augmentation: {strength: 1, rotation: 10, translation: 0.1, flip: 0.5}
+epochs: 3
+batch_size: 32
+arms: {only: {optimizer: {adam: {lr: 3.0e-3}}}}
+split: {train: 600, validation: 300}
+budget: {trials: 1, candidates: 0, seeds: 1}
+preview: {test: 100}
+"""
+
+
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fashion_mnist: FashionMNIST
+) -> None:
+    """No epoch is trained twice, and every loss is that of a run without interruption, to the last bit."""
+    (tmp_path / "one.yaml").write_text(ONE_ARM)
     original = StageProgress.epoch_ended
-    seen: list[str] = []
+    seen: list[int] = []
 
-    def interrupt_once(self: StageProgress, record: TrialRecord, epoch: EpochRecord) -> None:
+    def interrupt_after_the_first(self: StageProgress, record: TrialRecord, epoch: EpochRecord) -> None:
         original(self, record, epoch)
         if not seen:
             signal.raise_signal(signal.SIGINT)
-        seen.append(record.trial_id)
+        seen.append(epoch.epoch)
 
-    monkeypatch.setattr(StageProgress, "epoch_ended", interrupt_once)
+    monkeypatch.setattr(StageProgress, "epoch_ended", interrupt_after_the_first)
+    results = ["--results", str(tmp_path / "results")]
+    assert run.main(["--space", str(tmp_path / "one.yaml"), "--fidelity", "preview", *CORES, *results]) == 130
+    assert run.main(["--resume", "one", *results]) == 0
+    study = tmp_path / "results" / "one"
+    [record] = records.read_trials(study, "search")
+    epochs = records.read_epochs(records.trial_folder(study, record))
+    assert [epoch.attempt for epoch in epochs] == sorted(epoch.attempt for epoch in epochs)
+    assert (epochs[0].attempt, epochs[-1].attempt, record.attempts) == (1, 2, 2)
+    lines = (records.trial_folder(study, record) / "epochs.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert losses(epochs) == losses(alone(record, data.split(fashion_mnist, 600, 300, 100, seed=0)))
+
+
+def test_an_extended_study_searches_on_and_keeps_what_it_has(tmp_path: Path) -> None:
     results = ["--results", str(tmp_path)]
-    assert run.main([*QUICK, *results, "--name", "cut", "--trials", "2"]) == 130
-    before = {i: r for i, r in trials(tmp_path / "cut").items() if r.status in records.ENDED}
-    assert len(before) < 2
-    assert run.main(["--resume", "cut", *results]) == 0
-    after = trials(tmp_path / "cut")
+    assert run.main([*QUICK, *results, "--name", "grown", "--trials", "3"]) == 0
+    before = trials(tmp_path / "grown")
+    assert run.main(["--resume", "grown", *results]) == 0
+    assert trials(tmp_path / "grown") == before
+    assert run.main(["--extend", "grown", "--trials", "1", *results]) == 0
+    after = trials(tmp_path / "grown")
     assert {i: after[i] for i in before} == before
-    assert {r.status for r in after.values()} <= {"completed", "stopped"}
-    assert run.main(["--extend", "cut", "--trials", "1", *results]) == 0
-    extended = trials(tmp_path / "cut")
-    assert {i: extended[i] for i in after} == after
-    assert set(extended) - set(after) >= {"s0003"}
-    assert json.loads((tmp_path / "cut" / "study.json").read_text())["resumed"] == 2
+    assert {i for i in set(after) - set(before) if i.startswith("s")} == {"s0004"}
+    assert json.loads((tmp_path / "grown" / "study.json").read_text())["resumed"] == 2
 
 
 def test_the_one_epoch_rule_lets_the_best_three_go_on(tmp_path: Path) -> None:
@@ -195,14 +237,22 @@ def test_the_one_epoch_rule_lets_the_best_three_go_on(tmp_path: Path) -> None:
     assert not list((tmp_path / "smoke").glob("*/*/checkpoint.pt"))
 
 
-def test_a_time_budget_ends_the_search_and_confirm_still_runs(tmp_path: Path) -> None:
-    assert run.main([*QUICK, "--results", str(tmp_path), "--time-budget", "0.1s"]) == 0
-    found = trials(tmp_path / "smoke")
-    assert {r.stop_reason for r in found.values() if r.stage == "search" and r.status == "stopped"} <= {"time-budget"}
-    assert {r.arm for r in found.values() if r.stage == "confirm" and r.status == "completed"} >= {
-        "tiny_resnet",
-        "tiny_cnn",
-    }
+def test_a_time_budget_ends_the_search_for_good_and_confirm_still_runs(tmp_path: Path) -> None:
+    results = ["--results", str(tmp_path)]
+    assert run.main([*QUICK, *results, "--time-budget", "0.1s"]) == 0
+    search, confirm = (records.read_trials(tmp_path / "smoke", stage) for stage in records.STAGES)
+    assert {r.stop_reason for r in search} == {"time-budget"}
+    assert {r.arm for r in confirm if r.status == "completed"} == {"tiny_resnet", "tiny_cnn"}
+    assert run.main(["--resume", "smoke", *results]) == 0
+    assert records.read_trials(tmp_path / "smoke", "search") == search
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main([*QUICK, "--results", str(tmp_path), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("3 trials of up to 1 epochs", "3 configurations × 1 seeds", "1 core each", "PREVIEW", "MiB"):
+        assert part in printed
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).with_name("broken_spaces").glob("*.yaml")), ids=lambda p: p.stem)
@@ -233,6 +283,8 @@ def test_a_broken_space_gives_exit_status_2_and_starts_nothing(
         (["--space", "smoke.yaml", "--name", "a" * 101], "name: got"),
         (["--space", "smoke.yaml", "--trials", "1"], "--trials: got 1, must be at least 2"),
         (["--space", "smoke.yaml", "--data-dir", "/nowhere"], "--data-dir: got /nowhere"),
+        (["--space", "smoke.yaml", "--cpus-per-trial", "4096"], "--cpus-per-trial: got 4096, must be at most"),
+        (["--resume", "no-such", "--trials", "5"], "--resume: got --trials too"),
     ],
 )
 def test_bad_input_is_answered_in_one_message(
