@@ -193,7 +193,7 @@ def _from_torchvision(cache: Path) -> str | None:
             Published(temporary, download=True)
             _adopt(Path(temporary, "FashionMNIST", "raw"), cache)
         except (OSError, RuntimeError, ValueError) as error:
-            return f"download by torchvision: {error}"
+            return f"download by torchvision: {(str(error).strip().splitlines() or [repr(error)])[-1]}"
     return None
 
 
