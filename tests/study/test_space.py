@@ -333,7 +333,7 @@ BROKEN = {
 8: budget.trials: got 0, must be a whole number in [1, 100000]
 8: budget.candidates: got -1, must be a whole number in [0, 1000]
 8: budget.seeds: got 0, must be a whole number in [1, 1000]
-9: preview.test: got 20000, must be a whole number in [1, 10000]
+9: preview.test: got 20000, must be a whole number in [10, 10000]
 """,
     "sums": """
 3: model.resnet.widths: got 3 widths for 2 blocks, must be as many widths as blocks in every combination
@@ -455,3 +455,11 @@ def test_any_change_loads_or_reports(path: Path | None, changes: list[tuple[int,
         at %= len(text) + 1
         text = text[:at] + new + text[at + length :]
     loads_or_reports(text.encode())
+
+
+def test_a_split_that_leaves_too_few_images_to_stratify_is_refused(tmp_path: Path) -> None:
+    text = (space.FOLDER / "smoke.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "few.yaml"
+    path.write_text(text.replace("{train: 600, validation: 300}", "{train: 50000, validation: 9995}"), encoding="utf-8")
+    with pytest.raises(SpaceError, match="split: got 5 train images left out, must be none or at least 10"):
+        space.load(path)
