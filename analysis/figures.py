@@ -126,6 +126,44 @@ def search_curves(epochs: pd.DataFrame, winners: Iterable[str], arms: Iterable[s
     return svg.getvalue()
 
 
+def rates(rows: Sequence[tuple[str, Sequence[Any]]], names: Sequence[str], unit: str) -> bytes:
+    """For every row a rate in [0, 1] with its interval for each of the `names`, below each other.
+
+    rows: a title and, for each name, something with `rate`, `low` and `high`, NaN where there is none.
+    """
+    looks = [(BLUE, "o"), (VERMILLION, "s"), (GREEN, "D"), ("#CC79A7", "^")]
+    with _figure(0.2 * len(rows) * (len(names) + 1.6) + 0.9) as (figure, svg):
+        axes = figure.subplots()
+        step = len(names) + 1.6
+        for k, (title, of) in enumerate(rows):
+            axes.text(0, k * step - 0.9, title, transform=axes.get_yaxis_transform(), va="center", fontsize=9.5)
+            for j, row in enumerate(of):
+                colour, mark = looks[j % len(looks)]
+                axes.hlines(k * step + j, 100 * row.low, 100 * row.high, color=colour, lw=2, alpha=0.55)
+                axes.plot(100 * row.rate, k * step + j, mark, color=colour, ms=5, label="_" if k else names[j])
+        axes.set(ylim=(len(rows) * step - 1.2, -1.5), yticks=[], xlabel=f"{unit}, %")
+        axes.set_xlim(left=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", visible=False)
+        figure.legend(loc="outside upper right", ncols=2)
+    return svg.getvalue()
+
+
+def grid(rows: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
+    """Images uint8, each row (N, 28, 28) beside its name."""
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    with _figure(WIDTH * 0.82 * sheet.shape[0] / sheet.shape[1]) as (figure, svg):
+        axes = figure.subplots()
+        axes.imshow(sheet, cmap="gray", interpolation="none", vmin=0, vmax=255)
+        side = rows[0].shape[1]
+        axes.set_yticks([side * (k + 0.5) for k in range(len(rows))], names)
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+    return svg.getvalue()
+
+
 def _limits(axes: Axes, values: np.ndarray, up: bool) -> None:
     """Leave the first steps' worst tenth outside, so that the ends, which are compared, get the room."""
     values = values[np.isfinite(values)]

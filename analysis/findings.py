@@ -10,8 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.sections import ENDED_BADLY, Section, sections
-from analysis.statistics import Standing, best_trials, compare, confirmed, estimate
+from analysis.blocks import Section
+from analysis.evidence import Evidence
+from analysis.sections import cost, data, failing, looking, results, search, side_by_side
+from analysis.sections.cost import ENDED_BADLY
+from analysis.sections.side_by_side import SideBySide
+from analysis.statistics import Standing, best_trials, compare, estimate
 from analysis.words import label, percent, points, start, sure
 from study.records import ENDED
 
@@ -39,20 +43,36 @@ class Page:
     lede: Sequence[str]
     state: Sequence[str]
     sections: Sequence[Section]
+    side_by_side: SideBySide | None
 
 
-def page(about: dict[str, Any], trials: pd.DataFrame, epochs: pd.DataFrame, folder: Path) -> Page:
-    """The page of the study in `folder`: about is its study.json, trials and epochs are its tables."""
-    standings = confirmed(trials)
+def page(evidence: Evidence) -> Page:
+    """The page of a study."""
+    about, trials, epochs, standings = evidence.about, evidence.trials, evidence.epochs, evidence.standings
     title, facts, lede = headline(trials, standings)
+    fails = failing.fails_most(evidence)
     return Page(
-        name=str(about.get("name", folder.name)),
+        name=str(about.get("name", evidence.folder.name)),
         preview=PREVIEW if about.get("fidelity") == "preview" else None,
         title=title,
         facts=facts,
-        lede=[*lede, *_data(about)],
-        state=state(about, trials, folder),
-        sections=sections(about, trials, epochs, standings),
+        lede=[*lede, *([fails] if fails else []), *_data(about)],
+        state=[*state(about, trials, evidence.folder), *evidence.missing],
+        sections=[
+            results.leaderboard(epochs, standings),
+            results.comparisons(standings),
+            failing.what_fails(evidence),
+            Section("Any two side by side", [], widget="side-by-side"),
+            looking.where_they_look(evidence),
+            search.what_mattered(evidence),
+            results.curves(epochs, standings),
+            search.search(trials, epochs, standings),
+            data.the_images(evidence),
+            cost.cost(about, trials),
+            cost.ended_badly(trials),
+            cost.environment(about),
+        ],
+        side_by_side=side_by_side.side_by_side(evidence),
     )
 
 

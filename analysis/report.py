@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jinja2
 from rich.console import Console
 
-from analysis import tables
+from analysis.blocks import Picture, Section
+from analysis.evidence import Step, gather
 from analysis.findings import Page, page
 from analysis.words import plain
+from study.data import DataError
 from study.records import RecordError, read_json, write_whole
+
+TOP = 6  # configurations that are compared two by two
 
 
 class InputError(ValueError):
@@ -32,12 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Make the page of a study.")
     parser.add_argument("name", nargs="?", help="the study (default: the newest)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where studies are (default: results)")
+    parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"compare the best N (default: {TOP})")
     options = parser.parse_args(argv)
     try:
+        if options.top < 0:
+            raise InputError(f"--top: got {options.top}, must be at least 0")
         folder = find(options.results, options.name)
-        with Console(stderr=True).status("Making tables, figures and page"):
-            path = build(folder)
-    except (InputError, RecordError) as error:
+        with Console(stderr=True).status("Making tables, figures and page") as status:
+            path = build(folder, options.top, lambda said: status.update(f"Making the page: {said}"))
+    except (InputError, RecordError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"page    {path}\nin text {path.with_suffix('.md')}\ntables  {folder / 'tables'}")
@@ -61,16 +68,27 @@ def _created(path: Path) -> str:
         return ""  # a broken study is nobody's default, and is complained of when it is named
 
 
-def build(folder: Path) -> Path:
-    """Write tables, figures, report.md and report.html into the study's folder; the page's path. Raises RecordError."""
-    tables.build(folder)
-    about = read_json(folder / "study.json")
-    made = page(about, tables.read(folder, "trials"), tables.read(folder, "epochs"), folder)
-    for picture in (picture for section in made.sections for picture in section.pictures):
+def build(folder: Path, top: int = TOP, step: Step = lambda said: None) -> Path:
+    """Write tables, figures, report.md and report.html into the study's folder; the page's path.
+
+    The best `top` configurations are compared with each other; `step` is told what is being done. Raises RecordError
+    and DataError.
+    """
+    evidence = gather(folder, top, step)
+    step("figures and page")
+    made = page(evidence)
+    for picture in pictures(made.sections):
         write_whole(folder / "figures" / f"{picture.name}.svg", picture.svg)
     write_whole(folder / "report.md", render("report.md.j2", made).encode())
     write_whole(folder / "report.html", render("report.html.j2", made).encode())
     return folder / "report.html"
+
+
+def pictures(sections: Sequence[Section]) -> Iterator[Picture]:
+    """All figures of the sections, and of the smaller ones in them."""
+    for section in sections:
+        yield from section.pictures
+        yield from pictures(section.parts)
 
 
 def render(template: str, made: Page) -> str:

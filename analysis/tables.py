@@ -3,16 +3,15 @@
     results/<name>/tables/trials.parquet        one row a trial, failed ones included
                           epochs.parquet        one row a trial and epoch
                           predictions.parquet   one row a completed confirm trial and test image
+                          …                     what the analysis finds in them: see analysis/schemas.py
                           README.md             what every column means
 
-The schemas are explicit, so a column keeps its type where it is empty: whole numbers and booleans that may be missing
-read as `Int64` and `boolean`, text as `str`. The same records give the same bytes.
+The same records give the same bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import statistics
 from collections.abc import Iterator
@@ -25,10 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from study.config import MODELS, OPTIMIZERS, SCHEDULES, TrialConfig, hyperparameters
-from study.data import CLASS_NAMES
+from analysis.schemas import CATEGORIES, EPOCHS, KEY, PREDICTIONS, SCHEMAS, TRIALS, dictionary
+from study.config import hyperparameters
 from study.records import (
-    ENDED,
     STAGES,
     EpochRecord,
     RecordError,
@@ -40,146 +38,7 @@ from study.records import (
     write_whole,
 )
 
-CATEGORIES: dict[str, tuple[str, ...]] = {
-    "stage": STAGES,
-    "status": ("pending", "running", *ENDED),
-    "label": CLASS_NAMES,
-    "predicted": CLASS_NAMES,
-}
 TRIALS_A_GROUP = 200  # trials whose epochs are held in memory and written together
-
-HYPERPARAMETERS = {
-    "hp_blocks": "basic blocks in each stage, as text: 2-2-2-2",
-    "hp_widths": "channels of each stage, as text: 64-128-256-512",
-    "hp_stem": "channels of the first convolution",
-    "hp_shortcut": "whether the residual connections are there",
-    "hp_channels": "channels of each convolution, as text: 32-64-128",
-    "hp_hidden": "units of each hidden layer, as text: 256-128",
-    "hp_dropout": "probability of dropping a unit",
-    "hp_optimizer": "name of the optimizer",
-    "hp_lr": "learning rate at the first step",
-    "hp_momentum": "momentum of SGD, 0 is none",
-    "hp_nesterov": "whether the momentum is Nesterov's",
-    "hp_weight_decay": "weight decay: added to the gradient (sgd, adam) or decoupled (adamw)",
-    "hp_schedule": "name of the learning rate schedule",
-    "hp_step_size": "epochs between two steps of the learning rate",
-    "hp_gamma": "factor of each step of the learning rate",
-    "hp_augmentation_strength": "multiplies the maxima of the augmentation, 0 is none",
-    "hp_augmentation_rotation": "maximum at strength 1, degrees, both directions",
-    "hp_augmentation_translation": "maximum at strength 1, fraction of the side, both directions",
-    "hp_augmentation_scale": "maximum at strength 1, the factor is drawn from 1 ± this",
-    "hp_augmentation_shear": "maximum at strength 1, degrees, both directions",
-    "hp_augmentation_flip": "probability of a horizontal flip at strength 1",
-    "hp_augmentation_erasing": "probability of erasing a rectangle at strength 1",
-    "hp_epochs": "epochs of a full run",
-    "hp_batch_size": "images a step",
-    "hp_label_smoothing": "share of the target spread over all classes",
-    "hp_mean": "pixels in [0, 1] are normalised as (x - mean) / std",
-    "hp_std": "pixels in [0, 1] are normalised as (x - mean) / std",
-}
-
-TEXT, WHOLE, REAL, YES_NO = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-READ_AS = {TEXT: "str", WHOLE: "Int64", YES_NO: "boolean"}
-
-
-def _field(name: str, kind: pa.DataType, description: str, *, null: bool = False) -> pa.Field:
-    return pa.field(name, kind, nullable=null, metadata={"description": description})
-
-
-def _category(name: str, description: str, *, ordered: bool = True) -> pa.Field:
-    return _field(name, pa.dictionary(pa.int8(), pa.string(), ordered=ordered), description)
-
-
-def _schema(description: str, fields: list[pa.Field]) -> pa.Schema:
-    """The schema with pandas' own metadata: where it is, nullable columns read as one type with nulls or without."""
-    columns = {
-        f.name: pd.Categorical([], CATEGORIES[f.name], ordered=f.type.ordered)
-        if pa.types.is_dictionary(f.type)
-        else pd.Series([], dtype=READ_AS[f.type] if f.nullable and f.type in READ_AS else f.type.to_pandas_dtype())
-        for f in fields
-    }
-    metadata = pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False).schema.metadata
-    return pa.schema(fields, metadata={**metadata, b"description": description.encode()})
-
-
-def _hyperparameter_fields() -> list[pa.Field]:
-    """One column for each hyperparameter of the vocabulary, whatever this study used."""
-    kinds = {str: TEXT, bool: YES_NO, int: WHOLE, float: REAL}
-    found: dict[str, type] = {}
-    for model, optimizer, schedule in itertools.product(MODELS.values(), OPTIMIZERS.values(), SCHEDULES.values()):
-        config = dataclasses.replace(TrialConfig(), model=model, optimizer=optimizer, schedule=schedule)
-        found |= {name: type(value) for name, value in hyperparameters(config).items()}
-    order = {name: place for place, name in enumerate(HYPERPARAMETERS)}
-    names = sorted(found, key=lambda name: (order.get(name, len(order)), name))
-    return [_field(name, kinds[found[name]], HYPERPARAMETERS.get(name, name), null=True) for name in names]
-
-
-KEY = [
-    _field("study", TEXT, "name of the study"),
-    _category("stage", "search, then confirm"),
-    _field("fidelity", TEXT, "full, or preview: fewer images, epochs, trials and seeds", null=True),
-    _field("trial_id", TEXT, "s0007 in the search, c0007 in confirm"),
-    _field("config_id", TEXT, "ten hexadecimal digits, equal for equal configurations"),
-    _field("arm", TEXT, "the arm's name; candidate-1, candidate-2, … in confirm; null for a searched one", null=True),
-    _field("seed", WHOLE, "seed of the weights, the order of the images and the augmentation"),
-]
-TRIALS = _schema(
-    "One row a trial, failed ones included.",
-    [
-        *KEY,
-        _field("model", TEXT, "name of the model"),
-        _category("status", "pending, running, completed, stopped, diverged or failed", ordered=False),
-        _field("stop_reason", TEXT, "finished, asha, one-epoch, diverged, error or time-budget", null=True),
-        _field("error", TEXT, "what was raised, where the trial failed", null=True),
-        _field("attempts", WHOLE, "how many times it was started; more than 1 after a failure"),
-        _field("epochs", WHOLE, "epochs it ran"),
-        _field("max_epochs", WHOLE, "epochs it might have run"),
-        _field("best_epoch", WHOLE, "the epoch of the best validation accuracy, 1 is the first", null=True),
-        _field("train_accuracy", REAL, "in [0, 1], at the best epoch, running mean in training mode", null=True),
-        _field("train_accuracy_clean", REAL, "in [0, 1], train split evaluated with the best weights", null=True),
-        _field("val_accuracy", REAL, "in [0, 1], at the best epoch", null=True),
-        _field("test_accuracy", REAL, "in [0, 1], confirm only, with the best weights", null=True),
-        _field("train_loss", REAL, "nats, at the best epoch, running mean in training mode", null=True),
-        _field("train_loss_clean", REAL, "nats, train split evaluated with the best weights", null=True),
-        _field("val_loss", REAL, "nats, at the best epoch", null=True),
-        _field("test_loss", REAL, "nats, confirm only, with the best weights", null=True),
-        _field("seconds", REAL, "wall time of its epochs, training and validation"),
-        _field("cpu_seconds", REAL, "processor time of its epochs"),
-        _field("images_per_s", REAL, "training images a second, median over its epochs", null=True),
-        _field("device", TEXT, "what it ran on", null=True),
-        _field("precision", TEXT, "number format of the training", null=True),
-        *_hyperparameter_fields(),
-    ],
-)
-EPOCHS = _schema(
-    "One row a trial and epoch; of an epoch run more than once, the last attempt.",
-    [
-        *KEY,
-        _field("epoch", WHOLE, "1 is the first"),
-        _field("attempt", WHOLE, "1, or more where the trial was started again after a failure"),
-        _field("lr", REAL, "learning rate at the first step of the epoch", null=True),
-        _field("train_loss", REAL, "nats, running mean in training mode, on augmented images", null=True),
-        _field("train_accuracy", REAL, "in [0, 1], likewise", null=True),
-        _field("val_loss", REAL, "nats", null=True),
-        _field("val_accuracy", REAL, "in [0, 1]", null=True),
-        _field("seconds", REAL, "wall time of training and validation", null=True),
-        _field("cpu_seconds", REAL, "processor time of the trial's process", null=True),
-        _field("images_per_s", REAL, "training images a second of training", null=True),
-        _field("diverged", YES_NO, "whether a loss was not finite; it is null here"),
-    ],
-)
-PREDICTIONS = _schema(
-    "One row a completed confirm trial and test image, by the weights of the best validation epoch.",
-    [
-        *KEY,
-        _field("image", pa.int32(), "place in the test split, 0 is the first"),
-        _category("label", "the class it is"),
-        _category("predicted", "the class it was taken for"),
-        _field("confidence", pa.float32(), "probability of the predicted class, in [0, 1]"),
-        *(_field(f"p_{k}", pa.float32(), f"probability of {name}, in [0, 1]") for k, name in enumerate(CLASS_NAMES)),
-    ],
-)
-SCHEMAS = {"trials": TRIALS, "epochs": EPOCHS, "predictions": PREDICTIONS}
 
 
 def build(study: Path) -> None:
@@ -205,11 +64,26 @@ def build(study: Path) -> None:
                 rows.append(key | _finite(_row(trial, epochs, predictions)))
             write_epochs.write_table(_table(lines, EPOCHS))
         write_rows.write_table(_table(rows, TRIALS))
-    write_whole(study / "tables" / "README.md", _dictionary().encode())
+    write_whole(study / "tables" / "README.md", dictionary().encode())
+
+
+def write(study: Path, table: str, frame: pd.DataFrame) -> None:
+    """Write a table that the analysis made, by its schema; the frame's other columns are left out."""
+    schema = SCHEMAS[table]
+    columns = [_column(field, frame[field.name]) for field in schema]
+    with _writer(study, table) as writer:
+        writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _column(field: pa.Field, values: pd.Series) -> pa.Array:
+    if not pa.types.is_dictionary(field.type):
+        return pa.array(values, field.type, from_pandas=True)
+    codes = pd.Categorical(values, CATEGORIES[field.name]).codes
+    return _encode(field, pa.array(codes, pa.int8(), mask=codes < 0))
 
 
 def read(study: Path, table: str) -> pd.DataFrame:
-    """One of the tables that `build` wrote."""
+    """One of the tables that `build` or `write` wrote."""
     return pd.read_parquet(study / "tables" / f"{table}.parquet")
 
 
@@ -310,18 +184,3 @@ def _writer(study: Path, table: str) -> Iterator[pq.ParquetWriter]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _dictionary() -> str:
-    """The data dictionary in Markdown: every column of every table, with its type and meaning."""
-    parts = [
-        "# The tables\n\nRead with `pandas.read_parquet`. Columns join on `trial_id`; `null` marks what may be missing."
-    ]
-    for name, schema in SCHEMAS.items():
-        lines = [f"\n## {name}\n\n{schema.metadata[b'description'].decode()}\n\n| column | type | |\n|---|---|---|"]
-        for field in schema:
-            kind = "category" if pa.types.is_dictionary(field.type) else str(field.type)
-            text = field.metadata[b"description"].decode()
-            lines.append(f"| `{field.name}` | {kind}{', null' if field.nullable else ''} | {text} |")
-        parts.append("\n".join(lines))
-    return "\n".join(parts) + "\n"

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics import Comparison, Standing, confirmed, estimate
+from analysis.statistics import Comparison, Crossed, Interval, Standing, confirmed, estimate
 
 
 def standing(name: str, by_seed: dict[int, float], ours: bool = False) -> Standing:
@@ -83,3 +83,68 @@ def test_ranked_by_validation_not_by_test() -> None:
     assert [s.name for s in found] == ["high", "candidate-1", "low"]
     assert [s.ours for s in found] == [False, True, False]
     assert [len(s.trials) for s in found] == [1, 1, 2], "a failed trial has no say"
+
+
+def crossed_events(rng: np.random.Generator, seeds: int, images: int) -> np.ndarray:
+    """Errors of seeds that differ in skill, on images that differ in difficulty, 12 % on average: bool (S, N)."""
+    ease, skill = 2 * rng.standard_normal(images), 0.1 * rng.standard_normal((seeds, 1))
+    return rng.random((seeds, images)) < 1 / (1 + np.exp(2.8 + ease + skill))
+
+
+def test_crossed_draws_are_those_of_resampled_rows_and_columns() -> None:
+    rng = np.random.default_rng(3)
+    events, trials = crossed_events(rng, 4, 60), rng.random((4, 60)) < 0.7
+    crossed = Crossed(range(4), 60, draws=50)
+    for draw in range(50):
+        rows = np.repeat(np.arange(4), crossed.seeds[:, draw].astype(int))
+        columns = np.repeat(np.arange(60), crossed.images[:, draw].astype(int))
+        assert len(rows) == 4
+        assert len(columns) == 60
+        assert crossed.sums(trials)[draw] == trials[np.ix_(rows, columns)].sum()
+        codes = (events + 2 * trials)[np.ix_(rows, columns)]
+        assert (crossed.counts(events + 2 * trials, 4)[draw] == np.bincount(codes.ravel(), minlength=4)).all()
+
+
+def test_crossed_interval_of_one_seed_is_the_images_bootstrap() -> None:
+    events = np.random.default_rng(4).random((1, 500)) < 0.2
+    found = Crossed([7], 500, draws=4000).ratio(events, np.ones_like(events))
+    theirs = stats.bootstrap((events[0],), np.mean, method="percentile", random_state=5).confidence_interval
+    assert found.value == events.mean()
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
+
+
+def test_crossed_intervals_cover_other_seeds_and_images() -> None:
+    rng = np.random.default_rng(6)
+    truth = crossed_events(rng, 2000, 2000).mean()
+    found = [
+        Crossed(range(6), 400, draws=200, seed=r).ratio(crossed_events(rng, 6, 400), np.ones((6, 400)))
+        for r in range(200)
+    ]
+    covered = np.mean([i.low <= truth <= i.high for i in found if i.low is not None and i.high is not None])
+    assert 0.92 <= covered <= 0.995
+
+
+def test_trials_of_a_seed_are_drawn_together() -> None:
+    events = crossed_events(np.random.default_rng(7), 3, 100)
+    both = Crossed([0, 1, 2, 0, 1, 2], 100).sums(np.vstack([events, ~events]))
+    assert set(both) == {300.0}, "of each seed and image exactly one of the two trials counts"
+
+
+def test_crossed_gives_the_same_bytes() -> None:
+    values = np.random.default_rng(8).random((3, 200))
+    assert Crossed([1, 2, 3], 200).sums(values).tobytes() == Crossed([1, 2, 3], 200).sums(values).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("events", "trials", "value"),
+    [
+        (np.zeros((2, 50)), np.ones((2, 50)), 0.0),  # no error seen: the draws cannot know how seldom they are
+        (np.ones((2, 50)), np.ones((2, 50)), 1.0),
+        (np.zeros((2, 50)), np.zeros((2, 50)), None),
+        (np.eye(1, 50) * [[1], [2]], np.eye(1, 50) * [[1], [1]], 1.5),  # a third of the draws lack the only image
+    ],
+)
+def test_no_crossed_interval_where_the_draws_say_too_little(
+    events: np.ndarray, trials: np.ndarray, value: float | None
+) -> None:
+    assert Crossed([0, 1], 50).ratio(events, trials) == Interval(value, None, None)

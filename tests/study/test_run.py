@@ -119,6 +119,37 @@ def test_a_trial_of_a_study_gives_the_same_losses_as_one_alone(finished: Path, f
     assert losses(alone(record, data.split(fashion_mnist, 600, 300, 10_000, seed=0))) == losses(recorded)
 
 
+TWO_ARMS = """
+model: {fashion_cnn: {channels: [32, 64], hidden: [64], dropout: 0.2}}
+optimizer: {adam: {lr: {log: [1.0e-3, 1.0e-2]}}}
+augmentation: {strength: 1, rotation: 10, translation: 0.1, flip: 0.5}
+epochs: 3
+batch_size: 64
+arms:
+  slow: {optimizer: {adam: {lr: 1.0e-3}}}
+  fast: {optimizer: {adam: {lr: 3.0e-3}}}
+split: {train: 12000, validation: 1000}
+budget: {trials: 2, candidates: 0, seeds: 1}
+preview: {test: 100}
+"""
+
+
+@pytest.mark.slow
+def test_two_trials_at_a_time_give_the_same_losses_as_each_alone(tmp_path: Path, fashion_mnist: FashionMNIST) -> None:
+    """To the last bit, at one core each."""
+    space = tmp_path / "two.yaml"
+    space.write_text(TWO_ARMS)
+    command = ["--space", str(space), "--fidelity", "full", "--cpus-per-trial", "1", "--scheduler", "none"]
+    assert run.main([*command, "--results", str(tmp_path)]) == 0
+    pair = [record for record in trials(tmp_path / "two").values() if record.stage == "search"]
+    recorded = [records.read_epochs(records.trial_folder(tmp_path / "two", record)) for record in pair]
+    began, ended = min(record.started or 0 for record in pair), max(record.ended or 0 for record in pair)
+    training = sum(epoch.seconds for epochs in recorded for epoch in epochs)
+    assert training > ended - began, "one after the other: this shows nothing"
+    splits = data.split(fashion_mnist, 12_000, 1000, 10_000, seed=0)
+    assert [losses(alone(record, splits)) for record in pair] == [losses(epochs) for epochs in recorded]
+
+
 def test_a_study_that_is_there_is_not_overwritten(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([*QUICK, "--name", "smoke", "--results", str(finished.parent)]) == 2
     assert "--resume smoke" in capsys.readouterr().err

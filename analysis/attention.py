@@ -1,0 +1,403 @@
+"""Grad-CAM: which cells of the last feature map speak for a class, and whether such maps are to be trusted.
+
+Maps are signed and stay at the resolution of their layer; everything is measured there, with the foreground pooled to
+the cells at their true places. They are enlarged only to be shown. For a network that ends in global average pooling
+and one linear layer the map sums to the logit less its bias, and Grad-CAM and HiResCAM are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from analysis.statistics import estimate
+from study.data import SIDE, Bytes
+from study.models.resnet import ResNet
+
+Floats = npt.NDArray[np.floating[Any]]
+Mask = npt.NDArray[np.bool_]
+
+VARIANTS = ("grad-cam", "hirescam")
+BATCH = 256  # images a forward pass: the widest activation of ResNet-18 then takes 51 MB
+CENTRE_SIGMA = SIDE / 4  # pixels: half of what a centred map says lies within 8 pixels of the middle
+
+CHECKED = 64  # images that the checks look at: a mean correlation of maps is then known to about ± 0.08
+DRAWS = 3  # networks with random weights that a map is compared with
+STEPS = 8  # of insertion and deletion
+BLUR_SIGMA = 4  # pixels: where insertion starts, only a smear is left of the garment
+PATCH = 4  # side of the occluding square in pixels
+# Maps that do not depend on what was learnt correlate at 1, unrelated ones at 0.1 (7×7 cells) to 0.2 (4×4). Below 0.5,
+# less than a quarter of the variance of one is shared with the other.
+MOST_ALIKE = 0.5
+# One point of probability, on average over the steps. A network with random weights says nearly the same of every
+# image: its maps may be faithful, and yet gain no more than 0.0003.
+LEAST_GAIN = 0.01
+# More than maps reach that know nothing of the network: over trained networks of both families the silhouette reached
+# -0.21 to 0.07, a centred Gaussian -0.01 to 0.19.
+LEAST_AGREEMENT = 0.2
+
+COLUMNS = {
+    "image": "place in the test split, 0 is the first",
+    "wrong": "whether the image was misclassified",
+    "matched": "for a correctly classified image, the misclassified one of its label that it is compared with",
+    "layer": "the module whose activation was read",
+    "variant": "grad-cam or hirescam; the latter only where it is not the same",
+    "target": "whose class the map is for: predicted or true; only predicted where they are the same",
+    "energy": "share in [0, 1] of the positive evidence that lies on the foreground; null without positive evidence",
+    "area_share": "energy of a uniform map, in [0, 1]",
+    "centre_energy": "energy of a centred Gaussian map, in [0, 1]",
+    "random_energy": "energy of the map of the same network with random weights, in [0, 1]",
+    "positive": "sum of the map's positive cells, logits",
+    "negative": "sum of its negative cells, logits, at most 0",
+}
+CHECK_COLUMNS = {
+    "variant": "grad-cam or hirescam; the latter only where it is not the same",
+    "check": "weight randomisation, insertion, deletion or occlusion",
+    "value": "mean over images of what the check measures; null where no image could be judged",
+    "low": "low end of its 95 % interval (Student's t over images); null where there is none",
+    "high": "high end",
+    "n": "images that could be judged: a constant map has no correlation",
+    "passed": "whether the interval lies on the right side of the check's threshold",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where maps are read: the module, and the centres of its cells in pixels, the same for rows and columns."""
+
+    name: str
+    centres: tuple[float, ...]
+
+
+def target(model: nn.Module) -> Layer:
+    """The last activation of `model.features`: after the last block of a ResNet, before the last pooling of FashionCNN.
+
+    The centres are those of the receptive fields (Araujo et al. 2019, doi:10.23915/distill.00021), for 28×28 images.
+    """
+    name = [
+        name for name, module in model.named_modules() if name.startswith("features.") and isinstance(module, nn.ReLU)
+    ][-1]
+    start, step, side = 0.0, 1, SIDE
+    for path, module in model.named_modules():
+        if path == name:
+            break
+        # A shortcut leads to the same cells as the convolutions beside it.
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d) and ".shortcut." not in path:
+            kernel, stride, padding = (_first(v) for v in (module.kernel_size, module.stride, module.padding))
+            start += ((kernel - 1) / 2 - padding) * step
+            step *= stride
+            side = (side + 2 * padding - kernel) // stride + 1
+    return Layer(name, tuple(start + step * cell for cell in range(side)))
+
+
+def normalised(images: Bytes, mean: float, std: float) -> Tensor:
+    """Images uint8 (N, 28, 28) as the networks take them: float (N, 1, 28, 28), (pixel in [0, 1] - mean) / std."""
+    return (torch.tensor(images)[:, None] / 255 - mean) / std
+
+
+def maps(model: nn.Module, images: Tensor, classes: Tensor, variant: str = "grad-cam") -> tuple[Floats, Floats]:
+    """Signed maps of what each cell of `target(model)` says for the given classes, in logits; and the logits.
+
+    "grad-cam": Selvaraju et al. 2017, arXiv:1610.02391: activations weighted by the mean gradient of the class's logit
+    over the cells, summed over channels; without the paper's ReLU. "hirescam": Draelos & Carin 2020,
+    arXiv:2011.08891: weighted by the gradient of each cell itself.
+
+    `model` in evaluation mode, images (N, 1, 28, 28), normalised. Classes int64 (N,), or (N, K) for K maps out of one
+    forward pass. Returns float32 (N, h, w) or (N, K, h, w), and logits (N, 10). Raises ValueError in training mode and
+    for another variant.
+    """
+    if model.training:
+        raise ValueError("model: got one in training mode, must be in evaluation mode")
+    if variant not in VARIANTS:
+        raise ValueError(f"variant: got {variant!r}, must be one of {', '.join(VARIANTS)}")
+    each = classes[:, None] if classes.dim() == 1 else classes
+    parts = [_maps(model, *part, variant) for part in zip(images.split(BATCH), each.split(BATCH), strict=True)]
+    found, logits = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+    return found.reshape(*classes.shape, *found.shape[2:]), logits
+
+
+@torch.enable_grad()
+def _maps(model: nn.Module, images: Tensor, classes: Tensor, variant: str) -> tuple[Tensor, Tensor]:
+    activations: list[Tensor] = []
+
+    def begin_graph(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # Only from here on: nothing before it needs a gradient, or memory for one.
+        torch.set_grad_enabled(True)
+        activations.append(output.detach().requires_grad_())
+        return activations[0]
+
+    hook = model.get_submodule(target(model).name).register_forward_hook(begin_graph)
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    finally:
+        hook.remove()
+    found = []
+    for column in classes.split(1, dim=1):
+        (gradient,) = torch.autograd.grad(logits.gather(1, column).sum(), activations, retain_graph=True)
+        weights = gradient.mean((2, 3), keepdim=True) if variant == "grad-cam" else gradient
+        found.append((weights * activations[0].detach()).sum(1))
+    return torch.stack(found, 1), logits.detach()
+
+
+def variants(model: nn.Module) -> tuple[str, ...]:
+    """Those that differ: after global average pooling the gradient is the same in every cell, and so are the two."""
+    return VARIANTS[:1] if isinstance(model, ResNet) else VARIANTS
+
+
+def enlarge(maps: Floats, layer: Layer) -> Floats:
+    """Maps (…, h, w) to (…, 28, 28), to be shown: linear between the cells' centres, constant beyond the outermost."""
+    pixels = np.arange(SIDE)
+    rows = np.stack([np.interp(pixels, layer.centres, cell) for cell in np.eye(len(layer.centres))], axis=1)
+    return np.asarray(rows @ maps @ rows.T)
+
+
+def pooled(pixels: Mask | Floats, layer: Layer) -> Floats:
+    """Mean over the pixels that belong to each cell, (N, 28, 28) to (N, h, w): of a mask, the share of foreground."""
+    tiles = _tiles(layer)
+    rows = tiles / tiles.sum(1, keepdims=True)
+    return np.asarray(rows @ pixels @ rows.T)
+
+
+def _tiles(layer: Layer) -> Floats:
+    """Which pixels belong to which cell, along one side: (h, 28). To the nearest centre, to both halves where tied."""
+    distance = np.abs(np.arange(SIDE) - np.array(layer.centres)[:, None])
+    nearest = distance == distance.min(0)
+    return np.asarray(nearest / nearest.sum(0))
+
+
+def foreground_energy(maps: Floats, shares: Floats) -> Floats:
+    """Share in [0, 1] of the positive evidence of maps (N, h, w) that lies on the foreground; NaN where there is none.
+
+    `shares`: what `pooled` gives, (N, h, w). Two cells half on the foreground count as one that is on it.
+    """
+    positive = np.maximum(np.asarray(maps, np.float64), 0)
+    total = positive.sum((-2, -1))
+    on = (positive * shares).sum((-2, -1))
+    return np.asarray(np.divide(on, total, out=np.full_like(on, np.nan), where=total > 0))
+
+
+def centred(layer: Layer) -> Floats:
+    """A map that knows nothing but that garments are in the middle: Gaussian, (h, w)."""
+    side = np.exp(-(((np.array(layer.centres) - (SIDE - 1) / 2) / CENTRE_SIGMA) ** 2) / 2)
+    return np.asarray(np.outer(side, side))
+
+
+def randomised(model: nn.Module, seed: int) -> nn.Module:
+    """A copy of the network with freshly drawn weights and untouched running statistics, as before training."""
+    fresh = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in fresh.modules():
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+                module.reset_parameters()
+    return fresh
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test of maps over a sample of images; its fields are described in CHECK_COLUMNS."""
+
+    check: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    passed: bool
+
+
+def randomisation(maps: Floats, random: Sequence[Floats]) -> Check:
+    """Do maps (N, h, w) depend on what was learnt? Adebayo et al. 2018, arXiv:1810.03292.
+
+    Spearman correlation with each of the maps of networks with random weights, without its sign, which means nothing
+    for an untrained logit; the mean over them. The paper takes the sign off the maps instead; then the cells that the
+    last pooling of FashionCNN leaves out, 0 in every map, would make all maps alike. Passes below MOST_ALIKE.
+    """
+    return _check(
+        "weight randomisation", np.mean([np.abs(_spearman(maps, m)) for m in random], axis=0), most=MOST_ALIKE
+    )
+
+
+def insertion_and_deletion(
+    model: nn.Module, images: Tensor, classes: Tensor, maps: Floats, black: float, seed: int
+) -> tuple[Check, Check]:
+    """Do the cells that a map names matter more than cells at random? Petsiuk et al. 2018, arXiv:1806.07421.
+
+    Cells are uncovered on a blurred image (insertion) or blackened (deletion), the best first, in STEPS steps; the area
+    under the probability of the class is compared with that of a random order. The value is positive where it favours
+    the map: insertion gains more, deletion loses more. Passes above LEAST_GAIN. A bare silhouette may pass too.
+
+    Images (N, 1, 28, 28) normalised, classes (N,), maps (N, h, w); `black` is a normalised pixel of 0.
+    """
+    tiles = torch.from_numpy(_tiles(target(model))).to(images)
+    smears = [cv2.GaussianBlur(image, (0, 0), BLUR_SIGMA) for image in images[:, 0].cpu().numpy()]
+    blurred = torch.from_numpy(np.stack(smears))[:, None].to(images)
+    areas = np.zeros((2, 2, len(images)))  # map, random × insertion, deletion; without the ends, which are the same
+    for found, scores in zip(areas, (maps, np.random.default_rng(seed).random(maps.shape)), strict=True):
+        rank = stats.rankdata(-scores.reshape(len(scores), -1), "ordinal", axis=1).reshape(scores.shape)
+        for step in range(1, STEPS):
+            cells = torch.from_numpy(rank * STEPS <= step * scores[0].size).to(images)
+            best = (tiles.T @ cells @ tiles)[:, None]
+            found[0] += _probabilities(model, best * images + (1 - best) * blurred, classes) / STEPS
+            found[1] += _probabilities(model, best * black + (1 - best) * images, classes) / STEPS
+    inserted, deleted = areas[0] - areas[1]
+    return _check("insertion", inserted, least=LEAST_GAIN), _check("deletion", -deleted, least=LEAST_GAIN)
+
+
+def occlusion(model: nn.Module, images: Tensor, classes: Tensor) -> Floats:
+    """By how much the logit of the class falls where a 4×4 square is grey: (N, 7, 7).
+
+    Zeiler & Fergus 2014, arXiv:1311.2901, with the mean pixel, which is 0 once normalised. Not black: that changes
+    nothing outside the garment, and so agrees with any silhouette. Images (N, 1, 28, 28) normalised, classes (N,).
+    """
+    whole = _logits(model, images).gather(1, classes[:, None])
+    drops = torch.empty(len(images), SIDE // PATCH, SIDE // PATCH)
+    for row, column in np.ndindex(drops.shape[1:]):
+        covered = images.clone()
+        covered[:, :, PATCH * row : PATCH * (row + 1), PATCH * column : PATCH * (column + 1)] = 0
+        drops[:, row, column] = (whole - _logits(model, covered).gather(1, classes[:, None]))[:, 0]
+    return drops.numpy()
+
+
+def agreement(maps: Floats, drops: Floats, layer: Layer) -> Check:
+    """Do maps (N, h, w) say the same as occlusion (N, 7, 7)? Spearman correlation over the cells.
+
+    Passes above LEAST_AGREEMENT.
+    """
+    pixels = drops.repeat(PATCH, axis=1).repeat(PATCH, axis=2)
+    return _check("occlusion", _spearman(maps, pooled(pixels, layer)), least=LEAST_AGREEMENT)
+
+
+def checks(model: nn.Module, images: Bytes, mean: float, std: float, seed: int) -> pd.DataFrame:
+    """Every check of every variant on CHECKED of the test images, for the classes that the model predicts.
+
+    `model` in evaluation mode; images uint8 (N, 28, 28); `mean` and `std` as it was trained. The same images for every
+    model at the same `seed`. Columns: CHECK_COLUMNS.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(images))[:CHECKED]
+    inputs = normalised(images[chosen], mean, std).to(_device(model))
+    classes = _logits(model, inputs).argmax(1)
+    drops, layer = occlusion(model, inputs, classes), target(model)
+    rows = []
+    for variant in variants(model):
+        found, _ = maps(model, inputs, classes, variant)
+        random = [maps(randomised(model, seed + draw), inputs, classes, variant)[0] for draw in range(1, DRAWS + 1)]
+        every = (
+            randomisation(found, random),
+            *insertion_and_deletion(model, inputs, classes, found, -mean / std, seed),
+            agreement(found, drops, layer),
+        )
+        rows += [{"variant": variant, **dataclasses.asdict(check)} for check in every]
+    return pd.DataFrame(rows, columns=list(CHECK_COLUMNS)).astype({"low": float, "high": float})
+
+
+def trusted(checks: pd.DataFrame) -> dict[str, bool]:
+    """The verdict on each variant: whether it passed every check."""
+    return {str(variant): bool(passed) for variant, passed in checks.groupby("variant").passed.all().items()}
+
+
+def matched_sample(predictions: pd.DataFrame, areas: Floats, n: int, seed: int) -> pd.DataFrame:
+    """Up to `n` errors of a trial, and for each a correctly classified image of its label, nearest in foreground area.
+
+    Without replacement; an error has no match once its label has no correct image left. Images are taken in an order
+    that depends on `seed` alone, so that trials share as many as they can. `predictions` of one trial for every image,
+    `areas` (N,) by image. Returns image, label, predicted, wrong, matched (null for the errors). Raises ValueError
+    where the two do not fit.
+    """
+    by_image = predictions.sort_values("image")
+    if not np.array_equal(by_image.image, np.arange(len(areas))):
+        raise ValueError(f"predictions: got {len(predictions)} rows, must be one for each of {len(areas)} images")
+    order = np.random.default_rng(seed).permutation(len(areas))
+    label, predicted = by_image.label.cat.codes.to_numpy(), by_image.predicted.cat.codes.to_numpy()
+    wrong = label != predicted
+    errors = order[wrong[order]][:n]
+    free = ~wrong
+    matches: dict[int, int] = {}  # by the correct image
+    for error in errors:
+        candidates = order[(free & (label == label[error]))[order]]
+        if len(candidates):
+            nearest = candidates[np.abs(areas[candidates] - areas[error]).argmin()]
+            free[nearest] = False
+            matches[int(nearest)] = int(error)
+    rows = by_image.iloc[[*errors, *matches]][["image", "label", "predicted"]].reset_index(drop=True)
+    matched = pd.array([None] * len(errors) + list(matches.values()), dtype="Int32")
+    return rows.assign(wrong=np.arange(len(rows)) < len(errors), matched=matched)
+
+
+def inspect(
+    model: nn.Module, images: Bytes, sample: pd.DataFrame, masks: Mask, mean: float, std: float, seed: int
+) -> pd.DataFrame:
+    """The table `attention` for one model, but for the trial's key: a row an inspected image, variant and target.
+
+    `model` in evaluation mode; images uint8 and masks bool (N, 28, 28) of the whole test split; `sample` from
+    `matched_sample`; `mean` and `std` as it was trained; `seed` draws the random weights. Columns: COLUMNS.
+    """
+    layer, chosen = target(model), sample.image.to_numpy()
+    inputs = normalised(images[chosen], mean, std).to(_device(model))
+    codes = np.stack([sample[name].cat.codes for name in ("predicted", "label")], axis=1)
+    classes = torch.from_numpy(codes.astype(np.int64)).to(inputs.device)
+    shares, fresh = pooled(masks[chosen], layer), randomised(model, seed)
+    parts = []
+    for variant in variants(model):
+        found, random = (maps(network, inputs, classes, variant)[0] for network in (model, fresh))
+        for column, name in enumerate(("predicted", "true")):
+            part = sample[["image", "wrong", "matched"]].assign(
+                layer=layer.name,
+                variant=variant,
+                target=name,
+                energy=foreground_energy(found[:, column], shares),
+                area_share=foreground_energy(np.ones_like(shares), shares),
+                centre_energy=foreground_energy(np.broadcast_to(centred(layer), shares.shape), shares),
+                random_energy=foreground_energy(random[:, column], shares),
+                positive=np.maximum(found[:, column], 0).sum((1, 2), dtype=np.float64),
+                negative=np.minimum(found[:, column], 0).sum((1, 2), dtype=np.float64),
+            )
+            parts.append(part[part.wrong] if name == "true" else part)  # the same class where it is right
+    return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
+
+
+def _first(size: Any) -> int:
+    return int(size[0] if isinstance(size, tuple) else size)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(part) for part in images.split(BATCH)])
+
+
+def _probabilities(model: nn.Module, images: Tensor, classes: Tensor) -> Floats:
+    """Of the given class of each image: (N,)."""
+    return np.asarray(_logits(model, images).softmax(1).gather(1, classes[:, None])[:, 0].cpu())
+
+
+def _spearman(first: Floats, second: Floats) -> Floats:
+    """Correlation of the ranks of the cells, for each of N maps; NaN where one of the two is constant."""
+    ranks = (stats.rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second))
+    a, b = (rank - rank.mean(1, keepdims=True) for rank in ranks)
+    size = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return np.asarray(np.divide((a * b).sum(1), size, out=np.full(len(a), np.nan), where=size > 0))
+
+
+def _check(name: str, values: Floats, *, least: float = -np.inf, most: float = np.inf) -> Check:
+    """Passes where the interval lies between `least` and `most`; images that all say the same need none."""
+    judged = values[~np.isnan(values)]
+    if len(judged) == 0:
+        return Check(name, np.nan, None, None, 0, False)
+    found = estimate(judged.tolist())
+    ends = [found.mean if end is None else end for end in (found.low, found.high)]
+    return Check(name, found.mean, found.low, found.high, found.n, found.n > 1 and least < ends[0] and ends[1] < most)

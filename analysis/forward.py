@@ -1,0 +1,148 @@
+"""The confirmed networks at work again: each in a worker of its own, all cores busy, nothing run twice."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from study.config import TrialConfig, from_dict
+from study.models import build_model
+from study.records import RecordError, write_whole
+
+KEY = b"made_from"
+
+# What runs in the workers: the network with its configuration and seed, then arguments that all share.
+Work = Callable[..., pd.DataFrame]
+
+
+def load_network(path: Path) -> tuple[nn.Module, TrialConfig]:
+    """The network of a confirmed trial with its best weights, in evaluation mode. Raises RecordError, naming the file.
+
+    Nothing in the file is executed.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        config = from_dict(saved["config"])
+        network = build_model(config.model, 0)
+        network.load_state_dict(saved["weights"])
+    except Exception as error:  # a cut or foreign file fails in as many ways as there are bytes
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        raise RecordError(f"{path}: got {reason}, must be the weights that confirm wrote") from error
+    return network.eval(), config
+
+
+def digest(*parts: Any) -> str:
+    """A name for inputs: equal for equal content. Paths stand for their bytes, modules for their source."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+        elif isinstance(part, pd.DataFrame):
+            found.update(repr(part.dtypes.to_dict()).encode())
+            found.update(pd.util.hash_pandas_object(part).to_numpy().tobytes())
+        elif inspect.ismodule(part):
+            found.update(inspect.getsource(part).encode())
+        elif hasattr(part, "tobytes"):
+            found.update(part.tobytes())
+        else:
+            found.update(repr(part).encode())
+    return found.hexdigest()
+
+
+def cached(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """What `make` returns, kept in a Parquet file until `key`, the digest of what it was made from, is another."""
+    found = _kept(path, key)
+    if found is None:
+        found = make()
+        keep(path, key, found)
+    return found
+
+
+def keep(path: Path, key: str, table: pd.DataFrame) -> None:
+    """Write the file that `cached` reads, whole or not at all."""
+    arrow = pa.Table.from_pandas(table)
+    sink = pa.BufferOutputStream()
+    pq.write_table(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), KEY: key.encode()}), sink)
+    write_whole(path, sink.getvalue().to_pybytes())
+
+
+def _kept(path: Path, key: str) -> pd.DataFrame | None:
+    try:
+        if (pq.read_schema(path).metadata or {}).get(KEY) == key.encode():
+            return pd.read_parquet(path)
+    except (OSError, pa.ArrowException):
+        pass  # none, or cut short: it is made again
+    return None
+
+
+class Networks:
+    """The confirmed trials' networks of the study in `folder`; Ray starts when the first of them is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.open = ExitStack()
+
+    def __enter__(self) -> Networks:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.open.close()
+
+    def over(
+        self, trials: Sequence[str], work: Work, each: Callable[[str], Any], shared: Any, source: ModuleType
+    ) -> Iterator[tuple[str, pd.DataFrame]]:
+        """`work(network, config, each(trial), shared)` for every trial, as they are done: its id and the result.
+
+        Results are kept in the study's `cache/` until weights, arguments or the source of the module change. Raises RecordError where a trial's
+        weights cannot be read.
+        """
+        common = digest(source, *shared)
+        keys = {trial: digest(common, self._weights(trial), each(trial)) for trial in trials}
+        paths = {trial: self.folder / "cache" / f"{work.__name__.strip('_')}-{trial}.parquet" for trial in trials}
+        found = {trial: _kept(paths[trial], keys[trial]) for trial in trials}
+        yield from ((trial, table) for trial, table in found.items() if table is not None)
+        for trial, table in self._computed([t for t in trials if found[t] is None], work, each, shared):
+            keep(paths[trial], keys[trial], table)
+            yield trial, table
+
+    def _computed(
+        self, trials: Sequence[str], work: Work, each: Callable[[str], Any], shared: Any
+    ) -> Iterator[tuple[str, pd.DataFrame]]:
+        if not trials:
+            return
+        import ray  # seconds to import and to start, and a page whose parts are all kept needs none of it
+
+        from study import cluster
+
+        if not ray.is_initialized():
+            self.open.enter_context(cluster.running(dashboard=False))
+        common, run = ray.put(shared), ray.remote(_one).options(num_cpus=1, max_retries=2)
+        waiting = {run.remote(work, str(self._weights(trial)), each(trial), common): trial for trial in trials}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting))
+            try:
+                table = ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, RecordError) else error from None
+            yield waiting.pop(done), table
+
+    def _weights(self, trial: str) -> Path:
+        return self.folder / "confirm" / trial / "best.pt"
+
+
+def _one(work: Work, weights: str, own: Any, shared: Any) -> pd.DataFrame:
+    torch.set_num_threads(1)
+    network, config = load_network(Path(weights))
+    return work(network, config, own, shared)

@@ -1,0 +1,100 @@
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const data = JSON.parse(byId("errors-data").textContent);
+  const filters = byId("filters"), gallery = byId("gallery"), more = byId("more"), found = byId("found");
+  const PAGE = 60, SCALE = 3;
+  let matching = [], shown = 0;
+
+  // Which two configurations stand side by side.
+  function choose() {
+    const places = ["left", "right"].map((side) => {
+      const chosen = byId(side).value;
+      for (const matrix of document.querySelectorAll(`[data-side=${side}] [data-matrix]`)) {
+        matrix.hidden = matrix.dataset.matrix !== chosen;
+      }
+      return Number(chosen);
+    });
+    const wanted = `${Math.min(...places)} ${Math.max(...places)}`;
+    const pairs = [...document.querySelectorAll("[data-pair]")];
+    const there = pairs.some((pair) => pair.dataset.pair === wanted);
+    for (const pair of pairs) pair.hidden = pair.dataset.pair !== (there ? wanted : "none");
+  }
+
+  // The gallery of errors: entries are [image, configuration, predicted, seeds, confidence, categories as bits].
+  function filter() {
+    const value = (name) => filters.querySelector(`[name=${name}]`).value;
+    const is = (name, found) => value(name) === "" || Number(value(name)) === found;
+    const suspect = filters.querySelector("[name=suspect]").checked;
+    matching = data.errors.filter(([image, configuration, predicted, , confidence, bits]) =>
+      is("label", data.images[image][1]) && is("predicted", predicted) && is("configuration", configuration) &&
+      (value("category") === "" || (bits >> Number(value("category"))) & 1) &&
+      confidence > Number(value("confidence") || -1) && (!suspect || data.images[image][2]));
+    const predictions = matching.reduce((sum, error) => sum + error[3], 0);
+    const images = new Set(matching.map((error) => error[0])).size;
+    found.textContent = `${predictions.toLocaleString("en")} errors on ${images.toLocaleString("en")} images`;
+    gallery.replaceChildren();
+    shown = 0;
+    show();
+  }
+
+  function show() {
+    for (const [image, configuration, predicted, seeds, confidence] of matching.slice(shown, shown + PAGE)) {
+      const [number, label, suspect] = data.images[image];
+      const figure = document.createElement("figure"), tile = document.createElement("div");
+      const caption = document.createElement("figcaption");
+      const said = `${data.classes[label]} taken for ${data.classes[predicted]}`;
+      tile.className = "tile";
+      tile.setAttribute("role", "img");
+      tile.setAttribute("aria-label", `Test image ${number}, ${said}`);
+      const side = data.side * SCALE, column = image % data.across, row = Math.floor(image / data.across);
+      tile.style.backgroundPosition = `${-column * side}px ${-row * side}px`;
+      tile.style.backgroundSize = `${data.across * side}px auto`;
+      caption.textContent = `${said}, ${confidence.toFixed(2)}; ${data.configurations[configuration]}, ` +
+        `${seeds} of ${data.seeds[configuration]}; image ${number}${suspect ? "; label suspect" : ""}`;
+      figure.append(tile, caption);
+      gallery.append(figure);
+    }
+    shown = Math.min(shown + PAGE, matching.length);
+    more.hidden = shown >= matching.length;
+    more.textContent = `Show more (${shown} of ${matching.length} shown)`;
+  }
+
+  // A cell of a confusion matrix sets the filters; arrow keys move from cell to cell.
+  function open(cell) {
+    const [configuration, label, predicted] = cell.dataset.cell.split(" ");
+    if (label === predicted) return;
+    for (const input of filters.querySelectorAll("select")) input.value = "";
+    filters.querySelector("[name=suspect]").checked = false;
+    Object.entries({ configuration, label, predicted }).forEach(([name, value]) => {
+      filters.querySelector(`[name=${name}]`).value = value;
+    });
+    filter();
+    byId("errors").scrollIntoView();
+    found.focus({ preventScroll: true });
+  }
+
+  function move(event) {
+    const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+    const step = steps[event.key];
+    if (!step) return;
+    const [matrix, row, column] = event.target.dataset.cell.split(" ").map(Number);
+    const next = event.target.closest("table").querySelector(
+      `[data-cell="${matrix} ${row + step[0]} ${column + step[1]}"]`);
+    if (!next) return;
+    event.preventDefault();
+    event.target.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+
+  for (const cell of document.querySelectorAll("[data-cell]")) {
+    cell.addEventListener("click", () => open(cell));
+    cell.addEventListener("keydown", move);
+  }
+  for (const side of ["left", "right"]) byId(side).addEventListener("change", choose);
+  filters.addEventListener("change", filter);
+  more.addEventListener("click", show);
+  choose();
+  filter();
+})();

@@ -1,0 +1,226 @@
+"""What fails: kinds of errors, confusions, images that no seed gets right, slices, labels that may be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis import failures, figures
+from analysis.blocks import Card, Deck, Panel, Picture, Section, Table
+from analysis.evidence import Evidence, Images
+from analysis.failures import ALL, CATEGORIES, EXTREMES, NAMES, Slice
+from analysis.statistics import Standing
+from analysis.thumbnails import photo
+from analysis.words import MISSING, percent, start
+
+CONFUSIONS = 12  # pairs of classes, pooled over configurations
+COLUMNS = 4  # configurations in a table, the best first
+SUSPECTS = 24  # labels on show
+TITLES = {
+    "confident": "confident errors (above 0.9)",
+    **{name: f"{first} and {second}" for name, (first, second) in failures.PAIRS.items()},
+    "similar_types": "similar types of garment",
+    "low_contrast": "low contrast",
+    "atypical_silhouette": "atypical silhouette",
+    "unusual_texture": "unusual texture",
+    "far_from_training": "far from the training images",
+}
+
+
+def what_fails(evidence: Evidence) -> Section:
+    title = "What fails"
+    if evidence.images is None:
+        return Section(title, ["No configuration has been confirmed, so there are no errors to look at."])
+    kinds = failures.categories(evidence.predictions, evidence.images.table)
+    parts = [
+        _agreement(evidence),
+        _kinds(kinds, evidence.standings),
+        _confusions(evidence),
+        _slices(evidence, evidence.images),
+        _suspects(evidence.images),
+    ]
+    return Section(title, _summary(kinds, evidence), parts=parts)
+
+
+def fails_most(evidence: Evidence) -> str | None:
+    """One sentence for the top of the page: where most errors are."""
+    if evidence.images is None or evidence.failures.empty:
+        return None
+    pooled = failures.confusions(evidence.predictions).query("configuration == @ALL")
+    first = pooled.iloc[0]
+    upper = evidence.failures.similar_types.mean()
+    return (
+        f"What fails: {first['count']:,} of {len(evidence.failures):,} errors take {first.label} for {first.predicted}, "
+        f"more than any other; {percent(upper, 0)} % of all errors lie among the five upper-body classes or among the "
+        "three kinds of shoe."
+    )
+
+
+def _summary(kinds: pd.DataFrame, evidence: Evidence) -> list[str]:
+    n, trials = len(evidence.failures), evidence.predictions.trial_id.nunique()
+    if not n:
+        return ["No confirmed network makes an error on the test images."]
+    return [
+        f"{n:,} errors of {trials} confirmed networks on {evidence.predictions.image.nunique():,} test images. Rates are "
+        "of predictions, an image counting once for each seed; their intervals say how far other seeds and other "
+        "images would move them."
+    ]
+
+
+def _agreement(evidence: Evidence) -> Section:
+    status = failures.by_configuration(evidence.predictions)
+    rows = []
+    for s in evidence.standings:
+        of = status[status.configuration == s.name]
+        counts = of.status.value_counts()
+        each = [f"{counts[name]:,} ({percent(counts[name] / len(of))} %)" for name in ("always", "sometimes", "never")]
+        rows.append([s.title, str(of.seeds.iloc[0]), *each])
+    everyone = status.groupby("image")[["seeds_wrong", "seeds"]].sum()
+    hopeless = int((everyone.seeds_wrong == everyone.seeds).sum())
+    rows.append(["all of them", str(int(everyone.seeds.iloc[0])), f"{hopeless:,} ({percent(hopeless / len(everyone))} %)",
+                 f"{int(((everyone.seeds_wrong > 0) & (everyone.seeds_wrong < everyone.seeds)).sum()):,}",
+                 f"{int((everyone.seeds_wrong == 0).sum()):,}"])  # fmt: skip
+    columns = ["configuration", "networks", "wrong in every one", "in some", "in none"]
+    caption = "Test images by how many networks of a configuration, one a seed, get them wrong. Table: images, failures."
+    return Section("Always, sometimes, never", [], [Table(columns, rows, caption)])
+
+
+def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
+    shown = standings[:COLUMNS]
+    tables = []
+    for title, names in (("category", [*CATEGORIES, "similar_types"]), ("pattern", list(EXTREMES))):
+        rates, lifts = [], []
+        for name in names:
+            of = kinds[kinds.name == name].set_index("configuration")
+            rates.append([TITLES[name], *(_rate(of.loc[s.name]) for s in shown)])
+            lifts.append([TITLES[name], *(_lift(of.loc[s.name]) for s in shown)])
+        what = (
+            "Share of a configuration's errors that are of the kind, with the interval and the count of errors."
+            if title == "category"
+            else "Error rate of the fifth of each class that shows the pattern most, with the interval and errors of "
+            "predictions."
+        )
+        against = (
+            "How many times as often as if the labels and predictions of the errors were independent; confident "
+            "errors: how many times as often as confidence among the right predictions."
+            if title == "category"
+            else "Error rate with the pattern over that of the other images; classes are equally many on both sides."
+        )
+        columns = [title, *(s.title for s in shown)]
+        tables += [
+            Table(columns, rates, f"{what} Table: failures."),
+            Table(columns, lifts, f"Lift, with its interval; 1 is nothing special. {against}"),
+        ]
+    more = [f"The tables show the best {COLUMNS} of {len(standings)}."] if len(standings) > COLUMNS else []
+    rows = [
+        (TITLES[name], [kinds[(kinds.name == name) & (kinds.configuration == s.name)].iloc[0] for s in shown])
+        for name in NAMES
+        if name in CATEGORIES
+    ]
+    picture = Picture(
+        "kinds",
+        figures.rates(rows, [s.title for s in shown], "share of the errors"),
+        "Share of the errors by category: "
+        + "; ".join(f"{name} {', '.join(f'{s.title} {percent(r.rate, 1)} %' for s, r in zip(shown, of, strict=True))}"
+                    for name, of in rows),
+        "Share of a configuration's errors in each of the second source's six categories. Bars are 95 % intervals over "
+        "seeds and images; overlapping bars show no difference. Table: failures.",
+    )  # fmt: skip
+    return Section("Kinds of errors, and of images", more, tables, [picture])
+
+
+def _rate(row: pd.Series) -> str:
+    if pd.isna(row.rate):
+        return MISSING
+    spread = f" ({percent(row.low, 1)} to {percent(row.high, 1)})" if pd.notna(row.low) else ""
+    return f"{percent(row.rate, 1)} %{spread}, {row['count']:,} of {row['of']:,}"
+
+
+def _lift(row: pd.Series) -> str:
+    if pd.isna(row.lift):
+        return MISSING
+    spread = f" ({row.lift_low:.2f} to {row.lift_high:.2f})" if pd.notna(row.lift_low) else ""
+    return f"{row.lift:.2f}{spread}"
+
+
+def _confusions(evidence: Evidence) -> Section:
+    found = failures.confusions(evidence.predictions)
+    pooled = found[found.configuration == ALL].head(CONFUSIONS)
+    rows = []
+    for _, row in pooled.iterrows():
+        named = TITLES[row["name"]] if pd.notna(row["name"]) else "in neither source"
+        rate = f"{percent(row.rate, 1)} ({percent(row.low, 1)} to {percent(row.high, 1)})" if pd.notna(row.low) else percent(row.rate, 1)  # fmt: skip
+        rows.append([str(row.label), str(row.predicted), named, f"{row['count']:,}", rate,
+                     percent(row.share_of_errors, 1), f"{row.lift:.1f}"])  # fmt: skip
+    columns = ["label", "taken for", "category", "errors", "% of the label", "% of all errors", "lift"]
+    caption = (
+        f"The {len(rows)} most frequent of {int((found.configuration == ALL).sum())} confusions that occur, all "
+        "confirmed networks together. Lift: times as often as if the labels and predictions of the errors were "
+        "independent. Table: predictions."
+    )
+    return Section("Confusions", [], [Table(columns, rows, caption, words=3)])
+
+
+def _slices(evidence: Evidence, images: Images) -> Section:
+    how = (
+        "Rules on the descriptors of the images (table images), found by a regression tree of depth 3 on one half of "
+        "the test images and tested on the other half: rates are those of that half, p is one-sided, after Holm."
+    )
+    status = failures.by_configuration(evidence.predictions)
+    wrong = (status.seeds_wrong / status.seeds).groupby([status.configuration, status.image]).first().unstack(0)
+    wrong = wrong.loc[images.table.index]
+    columns_of = images.table[list(failures_descriptors())]
+    tables: list[Table] = []
+    text = [how]
+    if not evidence.standings:
+        return Section("Slices", text)
+    best = evidence.standings[0]
+    found = failures.slices(columns_of, wrong[best.name])
+    if found:
+        columns = ["images where", "images", "error %", "elsewhere %", "lift", "p"]
+        tables.append(Table(columns, [_slice(s) for s in found], f"Slices in which {best.title} errs more than elsewhere."))
+    else:
+        text.append(f"No slice in which {best.title} errs more than elsewhere was confirmed.")
+    for pair in evidence.pairs:
+        if best.name not in (pair.a.name, pair.b.name):
+            continue
+        other = pair.a if pair.b.name == best.name else pair.b
+        for worse, than in ((best, other), (other, best)):
+            for s in failures.worse_slices(columns_of, wrong[worse.name], wrong[than.name]):
+                text.append(
+                    f"{start(worse.title)} errs more often than {than.title} where {s.rule}: by {100 * s.rate:+.1f} "
+                    f"points on {s.n:,} images, elsewhere by {100 * s.outside:+.1f} points (p = {s.p:.2g})."
+                )
+    return Section("Slices", text, tables)
+
+
+def failures_descriptors() -> Sequence[str]:
+    from analysis.descriptors import DESCRIPTORS
+
+    return list(DESCRIPTORS)
+
+
+def _slice(s: Slice) -> list[str]:
+    lift = f"{s.lift:.2f}" if s.lift else MISSING
+    return [s.rule, f"{s.n:,}", percent(s.rate, 1), percent(s.outside, 1), lift, f"{s.p:.2g}"]
+
+
+def _suspects(images: Images) -> Section:
+    suspects = images.table[images.table.label_suspect].sort_values("suspect_rank")
+    text = [
+        f"{len(suspects):,} of {len(images.table):,} test labels are suspect: confident learning on the mean "
+        "probabilities of all confirmed networks takes them for errors of the label. It is a list to look at, not a "
+        "verdict: what all networks get wrong for the same reason is on it too."
+    ]
+    cards = [
+        Card(
+            f"#{row.suspect_rank} {row.label}?",
+            [Panel(photo(images.at(int(image))), f"Test image {image}, labelled {row.label}",
+                   f"the networks say {row.suggested}; {row.wrong} of {row.trials} wrong")],
+        )
+        for image, row in suspects.head(SUSPECTS).iterrows()
+    ]  # fmt: skip
+    caption = f"The {len(cards)} most suspect labels, the most suspect first. Table: images, suspect_rank."
+    decks = [Deck("Most suspect", cards, caption)] if cards else []
+    return Section("Labels that may be wrong", text, decks=decks)

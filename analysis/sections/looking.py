@@ -1,0 +1,138 @@
+"""Where the networks look: Grad-CAM, whether its maps are to be trusted, and how much of them lies on the garment."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from analysis.blocks import Card, Deck, Panel, Section, Table
+from analysis.evidence import Evidence, Images
+from analysis.failures import sample
+from analysis.statistics import Standing, estimate
+from analysis.thumbnails import photo, signed_map
+from analysis.words import MISSING, interval, percent, points
+
+SHOWN = 6  # errors of the best configuration, of the worst and of the others
+LEGEND = "Orange cells speak for the class, violet ones against it, white says nothing; one scale for each network."
+
+
+def where_they_look(evidence: Evidence) -> Section:
+    title = "Where the networks look"
+    if evidence.attention.empty or evidence.images is None:
+        return Section(title, ["No maps were made."])
+    text = [
+        "Grad-CAM says which cells of a network's last feature map speak for a class. The maps here are signed and "
+        "measured cell by cell. Whether such a map means anything is checked for every network first, on 64 images.",
+        *(verdict(evidence.checks, s) for s in evidence.standings),
+    ]
+    tables = [_checks(evidence), _energy(evidence)]
+    return Section(title, text, tables, decks=_decks(evidence, evidence.images))
+
+
+def verdict(checks: pd.DataFrame, standing: Standing) -> str:
+    """Whether the maps of a configuration's networks are to be trusted, and which checks fail where not."""
+    of = checks[checks.trial_id.isin(standing.trials.trial_id)]
+    said = []
+    for variant, rows in of.groupby("variant"):
+        passed = rows.groupby("trial_id").passed.all()
+        failed = rows[~rows.passed].check.value_counts()
+        why = "; ".join(f"{check} fails in {count}" for check, count in failed.items())
+        if passed.all():
+            said.append(f"{variant} passes every check in all {len(passed)} networks")
+        else:
+            said.append(f"{variant} passes every check in {int(passed.sum())} of {len(passed)} networks ({why})")
+    if not said:
+        return f"{standing.title}: not checked, its weights are not here."
+    trusted = of.groupby(["variant", "trial_id"]).passed.all().groupby("variant").all()
+    end = "" if trusted.all() else " Where a check fails, a map is a picture and no evidence."
+    return f"{standing.title}: {', '.join(said)}.{end}"
+
+
+def _checks(evidence: Evidence) -> Table:
+    rows = []
+    for s in evidence.standings:
+        of = evidence.checks[evidence.checks.trial_id.isin(s.trials.trial_id)]
+        for (variant, check), found in of.groupby(["variant", "check"], sort=False):
+            values = found.value.dropna()
+            spread = f"{values.min():.2f} to {values.max():.2f}" if len(values) else MISSING
+            mean = f"{values.mean():.2f}" if len(values) else MISSING
+            rows.append([s.title, str(variant), str(check), mean, spread, f"{int(found.passed.sum())} of {len(found)}"])
+    columns = ["configuration", "maps", "check", "mean", "over networks", "passed"]
+    caption = (
+        "Weight randomisation: correlation with the maps of networks with random weights, low is good. Insertion and "
+        "deletion: what the map's best cells gain over random ones. Occlusion: correlation with what covering a 4×4 "
+        "square does to the logit. Thresholds and sources: analysis/attention.py. Table: attention_checks."
+    )
+    return Table(columns, rows, caption, words=3)
+
+
+def _energy(evidence: Evidence) -> Table:
+    rows = []
+    for s in evidence.standings:
+        of = evidence.attention[evidence.attention.trial_id.isin(s.trials.trial_id)]
+        for variant, found in of[of.target == "predicted"].groupby("variant"):
+            wrong, right = found[found.wrong], found[~found.wrong]
+            both = wrong.merge(right, left_on=["trial_id", "image"], right_on=["trial_id", "matched"])
+            less = (100 * (both.energy_x - both.energy_y)).groupby(both.trial_id).mean().dropna()
+            if less.empty:
+                continue
+            difference = estimate(less.tolist())
+            shares = [percent(found[name].mean(), 1) for name in ("area_share", "centre_energy", "random_energy")]
+            rows.append([s.title, str(variant), percent(wrong.energy.mean(), 1), percent(right.energy.mean(), 1),
+                         points(difference.mean), interval(difference, signed=True), *shares])  # fmt: skip
+    columns = ["configuration", "maps", "errors %", "matched correct %", "difference", "95 % interval", "area %",
+               "centre %", "random weights %"]  # fmt: skip
+    caption = (
+        "Share of the positive evidence for the predicted class that lies on the garment: of errors, and of correctly "
+        "classified images of the same class and about the same area. Beside it what maps that know nothing reach: a "
+        "uniform one (the garment's area), a centred one, and that of random weights. Student's t interval over seeds. "
+        "Table: attention."
+    )
+    return Table(columns, rows, caption, words=2)
+
+
+def limit(maps: pd.DataFrame) -> float:
+    """The value at which a network's maps reach full colour: all but the largest hundredth of its cells lie below."""
+    return float(np.quantile(np.abs(np.concatenate([*maps.predicted, *maps.true])), 0.99))
+
+
+def panel(
+    values: np.ndarray, scale: float, images: Images, image: int, what: str, *, signed_difference: bool = False
+) -> Panel:
+    """A map of one image, with its caption; says so where there is no positive evidence."""
+    none = "" if signed_difference or values.max() > 0 else ", no positive evidence"
+    return Panel(signed_map(values, scale, images.mask(image)), f"Map of test image {image}: {what}{none}", what + none)
+
+
+def _decks(evidence: Evidence, images: Images) -> list[Deck]:
+    """Errors of the best configuration's network on show: predicted, true, and the difference."""
+    for s in evidence.standings:
+        for trial in s.trials.sort_values("seed").trial_id:
+            if trial in evidence.maps:
+                return _of_network(evidence, images, s, trial)
+    return []
+
+
+def _of_network(evidence: Evidence, images: Images, s: Standing, trial: str) -> list[Deck]:
+    maps = evidence.maps[trial]
+    failed = evidence.failures[(evidence.failures.trial_id == trial) & evidence.failures.image.isin(maps.index)]
+    chosen, scale = sample(failed, SHOWN), limit(maps)
+    seed = int(s.trials.set_index("trial_id").seed[trial])
+    decks = []
+    for how, said in (("worst", "the most confident ones"), ("random", "a random sample of the others")):
+        cards = []
+        for row in chosen[chosen.chosen == how].itertuples():
+            image, of = int(row.image), maps.loc[row.image]
+            cards.append(Card(
+                f"{row.label} taken for {row.predicted}, {percent(row.confidence, 0)} %",
+                [
+                    Panel(photo(images.at(image)), f"Test image {image}, {row.label}", f"test image {image}"),
+                    panel(of.predicted, scale, images, image, f"for {row.predicted}, predicted"),
+                    panel(of.true, scale, images, image, f"for {row.label}, true"),
+                    panel(of.predicted - of.true, scale, images, image, "predicted less true", signed_difference=True),
+                ],
+            ))  # fmt: skip
+        if cards:
+            caption = f"{LEGEND} {verdict(evidence.checks, s)}"
+            decks.append(Deck(f"Errors of {s.title}, seed {seed}: {said} of those on show", cards, caption))
+    return decks

@@ -1,0 +1,177 @@
+"""How the search went: the course of its trials, and what mattered in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis import figures, figures_search, importance
+from analysis.blocks import Picture, Section, Table
+from analysis.evidence import Evidence
+from analysis.importance import Compared
+from analysis.statistics import Standing, best_trials
+from analysis.words import MISSING, label, percent
+
+
+def search(trials: pd.DataFrame, epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
+    """The course of every search trial: candidates coloured, or where there are none yet, the best ones."""
+    best, search = best_trials(trials), epochs[epochs.stage == "search"]
+    if search.empty:
+        return Section("The search", ["No epoch has ended."])
+    of = trials[trials.stage == "search"]
+    configs = {config for s in standings if s.ours for config in s.trials.config_id}
+    winners = of[of.config_id.isin(configs)].trial_id.tolist() if configs else best.trial_id.tolist()
+    arms = of[of.arm.notna()].trial_id.tolist()
+    who = "confirmed as candidates" if configs else f"{len(best)} so far"
+    how = (
+        f"A line is a trial, a dot its end: blue the best ({who}), vermillion the arms. The worst tenth of the values "
+        "lies outside the axes. Table: epochs, stage search."
+    )
+    pictures = [
+        Picture(
+            f"search-{name}",
+            figures.search_curves(search, winners, arms, f"val_{name}"),
+            f"Validation {name} by epoch of {search.trial_id.nunique()} search trials, from "
+            f"{search[f'val_{name}'].min():.3f} to {search[f'val_{name}'].max():.3f}.",
+            f"Validation {name} of every search trial. {how if name == 'accuracy' else 'Read as the other one.'}",
+        )
+        for name in ("accuracy", "loss")
+    ]
+    return Section("The search", [], _best_table(best), pictures)
+
+
+def _best_table(best: pd.DataFrame) -> list[Table]:
+    if best.empty:
+        return []
+    rows = []
+    for _, t in best.iterrows():
+        arm, epochs = t.arm if pd.notna(t.arm) else MISSING, f"{t.epochs} of {t.max_epochs}"
+        rows.append([t.trial_id, label(t), arm, t.status, percent(t.val_accuracy), epochs])
+    columns = ["trial", "configuration", "arm", "status", "validation %", "epochs"]
+    caption = "The search's best by validation accuracy, one seed each: where the search looked, not a result."
+    return [Table(columns, rows, f"{caption} Table: trials.", words=4)]
+
+
+
+
+def what_mattered(evidence: Evidence) -> Section:
+    """Which hyperparameters decided the accuracy, whether the ranges were wide enough, what the search's cost bought."""
+    title, compared = "What mattered in the search", evidence.compared
+    if compared is None:
+        return Section(title, ["No trial of the search can be compared."])
+    n, arms = len(compared.trials), int(compared.trials.arm.notna().sum())
+    text = [
+        f"{n} trials of the search{f', {arms} of them arms,' if arms else ''} compared by their best validation "
+        f"accuracy up to epoch {compared.epoch}, which they all reached; at their own last epochs, what ran longest "
+        "would seem to matter most. One seed each, and what was tried follows the search's own choices: a description, "
+        "not an experiment."
+    ]
+    shares = evidence.importance
+    tables = [_importance_table(shares)] if len(shares) else []
+    if shares.empty:
+        text.append(f"Too few trials to say what mattered: fewer than {importance.MIN_TRIALS} in every scope.")
+    pictures = [
+        Picture(
+            f"importance-{place}",
+            figures_search.importance(rows),
+            f"Importance, {scope}: "
+            + "; ".join(f"{r.hyperparameter} {percent(r.value, 0)} % by {r.method}" for r in rows.itertuples()),
+            f"Importance within {scope}. Bars are 95 % bootstrap intervals over trials; where they overlap, which "
+            "mattered more is not shown. Table: importance.",
+        )
+        for place, (scope, rows) in enumerate(shares.groupby("scope", sort=False), start=1)
+    ]
+    pictures += _compared_pictures(compared)
+    wide = importance.edges(compared)
+    if len(wide):
+        tables.append(_edges_table(wide))
+        for row in wide[wide.widen.notna()].itertuples():
+            text.append(f"{row.hyperparameter}: the best lie at the {row.widen.replace('below', 'lower').replace('above', 'upper')} "  # fmt: skip
+                        "edge of its range; a wider one may hold better.")  # fmt: skip
+    return Section(title, text, tables, [*pictures, *_course_pictures(evidence)])
+
+
+def _importance_table(shares: pd.DataFrame) -> Table:
+    rows = [
+        [row.scope, row.hyperparameter, row.method, percent(row.value, 0), f"{percent(row.low, 0)} to {percent(row.high, 0)}",
+         str(row.trials)]
+        for row in shares.itertuples()
+    ]  # fmt: skip
+    caption = (
+        "Share of what decided the accuracy, in %: PED-ANOVA asks what sets the best tenth apart, fANOVA what explains "
+        "the variance. With few trials the intervals are wide, and mean it. Table: importance."
+    )
+    return Table(["scope", "hyperparameter", "method", "share %", "95 % interval", "trials"], rows, caption, words=3)
+
+
+def _edges_table(wide: pd.DataFrame) -> Table:
+    rows = [
+        [row.hyperparameter, f"{row.low:.3g}", f"{row.high:.3g}", f"{row.best:.3g}", percent(row.best_position, 0),
+         percent(row.top_position, 0), row.widen if pd.notna(row.widen) else MISSING]
+        for row in wide.itertuples()
+    ]  # fmt: skip
+    columns = ["hyperparameter", "low", "high", "best", "best at %", "best fifth at %", "widen"]
+    caption = (
+        "Where the best trial, and the median of the best fifth, lie in the range searched: 0 % is its lower end, "
+        "100 % its upper, on the scale searched. Tables: trials, epochs."
+    )
+    return Table(columns, rows, caption)
+
+
+def _compared_pictures(compared: Compared) -> list[Picture]:
+    if compared.parameters.empty or not len(compared.parameters.columns):
+        return []
+    best = compared.trials.val_accuracy.idxmax()
+    return [
+        Picture(
+            "slices",
+            figures_search.slices(compared),
+            f"Validation accuracy against each of {len(compared.parameters.columns)} hyperparameters; the best trial is "
+            f"{best} with {percent(compared.trials.val_accuracy.max())} %.",
+            f"Each panel shows the {len(compared.trials)} trials against one hyperparameter, on the scale searched: blue "
+            "the best three, vermillion the arms. A slope shows what went with accuracy, not what caused it. Table: "
+            "trials.",
+        ),
+        Picture(
+            "parallel",
+            figures_search.parallel_coordinates(compared),
+            f"One line a trial through its hyperparameters, {len(compared.trials)} lines; the darkest is {best}.",
+            "One line a trial, from its first hyperparameter down to its last; the darker, the better, the best on top. "
+            "Gaps are hyperparameters that do not apply. Table: trials.",
+        ),
+    ]
+
+
+def _course_pictures(evidence: Evidence) -> list[Picture]:
+    course = importance.best_so_far(evidence.trials)
+    pictures = []
+    if course.best.notna().any():
+        last = course.iloc[-1]
+        first = course[course.best == last.best].iloc[0]
+        pictures.append(
+            Picture(
+                "best-so-far",
+                figures_search.best_so_far(course),
+                f"Best validation accuracy so far: {percent(last.best)} % after {int(last.epochs)} epochs of all trials "
+                f"together, reached by {first.trial_id}.",
+                f"How the search's best grew with what it cost. The last gain came from {first.trial_id}, with "
+                f"{int(first.epochs)} of {int(last.epochs)} epochs spent. Trials count in the order of their starts. "
+                "Table: trials.",
+            )
+        )
+    ranks = importance.rank_correlation(evidence.trials, evidence.epochs)
+    if len(ranks):
+        first = ranks.iloc[0]
+        pictures.append(
+            Picture(
+                "early-epochs",
+                figures_search.rank_correlation(ranks),
+                f"Rank correlation of validation accuracy at an epoch with the best in the end: {first.correlation:.2f} at "
+                f"epoch {int(first.epoch)}, over {int(first.trials)} trials.",
+                f"How well the order at an epoch foretold the order in the end, among the {int(first.trials)} trials that "
+                "ran to their end: those were chosen for being good, so over all trials it may have been higher. "
+                "Bars are 95 % intervals. Tables: trials, epochs.",
+            )
+        )
+    return pictures

@@ -1,0 +1,379 @@
+"""What mattered, on searches made from a known rule: it is found, and where there is none, none is claimed."""
+
+from __future__ import annotations
+
+import dataclasses
+import xml.etree.ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+from analysis import figures_search, tables
+from analysis.importance import ALL, Compared, at_equal_fidelity, best_so_far, edges, importance, rank_correlation
+from study import space
+from study.config import TrialConfig, hyperparameters
+from study.records import EpochRecord, TrialRecord, append_epoch, trial_folder, write_trial
+from study.space import Space
+
+SPACES = sorted(space.FOLDER.glob("*.yaml"))
+METHODS = ["PED-ANOVA", "fANOVA"]
+ONE_OPTIMIZER = """
+model: {fashion_cnn: {dropout: {uniform: [0.0, 0.5]}}}
+optimizer: {adam: {lr: {log: [1.0e-4, 1.0]}}}
+label_smoothing: {uniform: [0.0, 0.1]}
+batch_size: {choice: [32, 64, 128]}
+"""
+TWO_OPTIMIZERS = """
+model: {fashion_cnn: {dropout: {uniform: [0.0, 0.5]}}}
+optimizer: {choice: [{sgd: {lr: 0.1, momentum: {uniform: [0.5, 0.95]}}}, {adam: {lr: {log: [1.0e-4, 1.0e-2]}}}]}
+label_smoothing: {uniform: [0.0, 0.1]}
+"""
+REST = """
+epochs: 12
+arms:
+  longer: {model: {fashion_cnn: {dropout: 0.1}}, optimizer: {adam: {lr: 1.0e-3}}, label_smoothing: 0.0, %s epochs: 30}
+  outside: {model: {fashion_cnn: {dropout: 0.9}}, optimizer: {adam: {lr: 1.0e-3}}, label_smoothing: 0.0, %s epochs: 12}
+budget: {trials: 24, candidates: 1, seeds: 1}
+preview: {trials: 4}
+"""
+Parameters = dict[str, Any]
+Rule = Callable[[Parameters], float]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], Space]:
+    def load(text: str) -> Space:
+        path = tmp_path / "made.yaml"
+        path.write_text(text + REST.replace("%s", "batch_size: 64," if "batch_size" in text else ""))
+        return space.load(path)
+
+    return load
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that ask nothing of the intervals' width."""
+    monkeypatch.setattr("analysis.importance.DRAWS", 5)
+
+
+def draw(of: Space, number: int) -> tuple[list[TrialConfig], list[Parameters]]:
+    """Configurations at random, and the Optuna parameters that made them."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    asked = [study.ask() for _ in range(number)]
+    configs = [of.suggest(trial) for trial in asked]
+    return configs, [trial.params for trial in asked]
+
+
+def searched(
+    configs: list[TrialConfig], curves: list[list[float]], **more: list[Any]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables trials and epochs of a search, as far as they are needed; `more` are columns of trials."""
+    rows, lines = [], []
+    for number, (config, curve) in enumerate(zip(configs, curves, strict=True), 1):
+        key = {"stage": "search", "trial_id": f"s{number:04}", "arm": None}
+        status = "completed" if len(curve) == 12 else "stopped"
+        lines += [key | {"epoch": epoch, "val_accuracy": value} for epoch, value in enumerate(curve, 1)]
+        rows.append(key | {
+            "status": status, "model": config.model.name, "epochs": len(curve), "max_epochs": 12,
+            "val_accuracy": max(curve, default=None), "seconds": 9.5 * len(curve), **hyperparameters(config),
+        })  # fmt: skip
+    columns = ["stage", "trial_id", "arm", "status", "epochs", "max_epochs", "val_accuracy", "seconds"]
+    trials = pd.DataFrame(rows, columns=None if rows else columns).assign(**more)
+    return trials, pd.DataFrame(lines, columns=["stage", "trial_id", "arm", "epoch", "val_accuracy"])
+
+
+def made(of: Space, rule: Rule, number: int, noise: float = 0.01) -> Compared:
+    """Trials at random whose accuracy is the rule's and noise, all of full length."""
+    configs, drawn = draw(of, number)
+    aside = np.random.default_rng(0).normal(0, noise, number)
+    curves = [[rule(parameters) + a] * 12 for parameters, a in zip(drawn, aside, strict=True)]
+    return at_equal_fidelity(*searched(configs, curves), of)
+
+
+def by_lr(parameters: Parameters) -> float:
+    """Strongly by the learning rate, the best 3e-4 and all above 1e-2 as bad; weakly by dropout, not by the others."""
+    return 0.9 - 0.1 * min(abs(np.log10(parameters["adam.lr"]) + 3.5), 1.5) - 0.04 * parameters["fashion_cnn.dropout"]
+
+
+def test_what_matters_most_is_ranked_first_by_both_methods(load: Callable[[str], Space]) -> None:
+    of = load(ONE_OPTIMIZER)
+    found = importance(made(of, by_lr, 60))
+    assert set(found.scope) == {ALL}
+    assert (found.trials == 60).all()
+    assert (found.epoch == 12).all()
+    for method in METHODS:
+        rows = found[found.method == method].set_index("hyperparameter")
+        assert set(rows.index) == {"fashion_cnn.dropout", "adam.lr", "label_smoothing", "batch_size"}
+        assert rows.low["adam.lr"] > rows.high.drop("adam.lr").max()
+
+
+def test_laws_and_no_winner_in_noise(load: Callable[[str], Space]) -> None:
+    found = importance(made(load(ONE_OPTIMIZER), lambda p: 0.8, 24))
+    assert found.groupby(["scope", "method"]).value.sum().to_numpy() == pytest.approx(1)
+    assert (found.low <= found.value).all()
+    assert (found.value <= found.high).all()
+    assert found.low.min() >= 0
+    assert found.high.max() <= 1
+    for _, rows in found.groupby("method"):
+        first = rows.sort_values("value").iloc[-1]
+        assert first.low < rows.high.drop(first.name).max()
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_what_matters_within_an_option_is_found_there(load: Callable[[str], Space]) -> None:
+    found = importance(made(load(TWO_OPTIMIZERS), lambda p: 0.9 - 0.3 * abs(p.get("sgd.momentum", 0.7) - 0.9), 80))
+    assert list(found.scope.unique()) == [ALL, "sgd", "adam"]
+    everywhere = found[found.scope == ALL]
+    assert set(everywhere.hyperparameter) == {"fashion_cnn.dropout", "optimizer", "label_smoothing"}
+    inside = found[found.scope == "sgd"]
+    assert (inside.trials + found[found.scope == "adam"].trials.iloc[0] == 80).all()
+    for method in METHODS:
+        rows = inside[inside.method == method].set_index("hyperparameter")
+        assert set(rows.index) == {"fashion_cnn.dropout", "sgd.momentum", "label_smoothing"}
+        assert rows.low["sgd.momentum"] > rows.value.drop("sgd.momentum").max()
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_many_trials_are_thinned(load: Callable[[str], Space]) -> None:
+    compared = made(load(ONE_OPTIMIZER), by_lr, 200)
+    found = importance(compared, seed=3)
+    assert (found.trials == 150).all()
+    pd.testing.assert_frame_equal(found, importance(compared, seed=3))
+    assert not found.equals(importance(compared, seed=4))
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_too_few_trials_give_no_rows(load: Callable[[str], Space], number: int) -> None:
+    compared = made(load(ONE_OPTIMIZER), by_lr, number)
+    assert (len(compared.trials), compared.epoch) == (number, 12 if number else 0)
+    for rows in (importance(compared), edges(compared)):
+        assert rows.empty
+        assert "hyperparameter" in rows
+
+
+def test_equal_accuracies_give_no_rows(load: Callable[[str], Space]) -> None:
+    of = load(ONE_OPTIMIZER)
+    configs, _ = draw(of, 12)
+    trials, epochs = searched(configs, [[0.5] * 12] * 12)
+    compared = at_equal_fidelity(trials, epochs, of)
+    assert importance(compared).empty
+    assert edges(compared).empty
+    assert rank_correlation(trials, epochs).empty
+    assert figures_search.parallel_coordinates(compared)
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_one_accuracy_unlike_the_others_is_no_error(load: Callable[[str], Space]) -> None:
+    """Many draws leave the only other value out, and have nothing to explain."""
+    of = load(ONE_OPTIMIZER)
+    configs, _ = draw(of, 10)
+    found = importance(at_equal_fidelity(*searched(configs, [[0.6], *[[0.5]] * 9]), of))
+    assert found[["value", "low", "high"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "epoch"),
+    [
+        ([12] * 9 + [3] * 3 + [1] * 12, 3),  # twelve of 24 reached 3
+        ([12] * 8 + [3] * 3 + [1] * 13, 1),  # eleven did
+        ([12] * 9 + [3] + [1] * 4, 3),  # half would be seven, but ten are needed
+        ([12] * 9 + [1] * 5, 1),
+        ([12] * 3 + [2], 2),  # all four where there are fewer than ten
+    ],
+)
+def test_the_common_epoch(load: Callable[[str], Space], lengths: list[int], epoch: int) -> None:
+    of = load(ONE_OPTIMIZER)
+    configs, _ = draw(of, len(lengths))
+    curves = [[0.5 + 0.01 * number + 0.02 * e * (-1) ** e for e in range(n)] for number, n in enumerate(lengths)]
+    compared = at_equal_fidelity(*searched(configs, curves), of)
+    assert compared.epoch == epoch
+    best = {f"s{k + 1:04}": max(c[:epoch]) for k, c in enumerate(curves) if len(c) >= epoch}
+    assert compared.trials.val_accuracy.to_dict() == best
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_trials_that_ran_on_do_not_mislead(load: Callable[[str], Space]) -> None:
+    """Chance alone let those of little dropout run on: at their last epochs dropout would be all that mattered."""
+    of = load(ONE_OPTIMIZER)
+    configs, drawn = draw(of, 60)
+    curves = []
+    for parameters in drawn:
+        length = 12 if parameters["fashion_cnn.dropout"] < 0.06 else 2
+        final = by_lr(parameters)
+        curves.append([final - 0.8 * 0.7**epoch for epoch in range(length)])
+    trials, epochs = searched(configs, curves)
+    last = trials.assign(epochs=1)
+    misled = importance(at_equal_fidelity(last, epochs.groupby("trial_id").tail(1).assign(epoch=1), of))
+    found = importance(at_equal_fidelity(trials, epochs, of))
+    first = {"adam.lr": found, "fashion_cnn.dropout": misled}
+    for name, rows in first.items():
+        assert set(rows.loc[rows.groupby("method").value.idxmax(), "hyperparameter"]) == {name}
+
+
+def test_which_trials_are_compared(load: Callable[[str], Space]) -> None:
+    of = load(ONE_OPTIMIZER)
+    configs, _ = draw(of, 10)
+    configs = [of.arms["longer"], of.arms["outside"], *configs]
+    curves = [[0.7], [0.9], [], *[[0.5 + 0.01 * k] for k in range(9)]]
+    arms = ["longer", "outside", *[None] * 10]
+    status = ["stopped"] * 2 + ["failed", "diverged", "running"] + ["stopped"] * 7
+    compared = at_equal_fidelity(*searched(configs, curves, arm=arms, status=status), of)
+    accuracy = compared.trials.val_accuracy
+    assert list(accuracy.index) == ["s0001", "s0004", *(f"s{k:04}" for k in range(6, 13))]
+    assert accuracy["s0004"] == accuracy["s0006"] == 0.52  # the diverged one as the worst of the others
+    assert compared.trials.arm["s0001"] == "longer"  # its copy of the space's length lies in the space
+
+
+def test_a_diverged_trial_counts_where_it_did_not_arrive(load: Callable[[str], Space]) -> None:
+    of = load(ONE_OPTIMIZER)
+    configs, _ = draw(of, 12)
+    curves = [[0.1], *[[0.5 + 0.01 * k] * 12 for k in range(11)]]
+    compared = at_equal_fidelity(*searched(configs, curves, status=["diverged", *["completed"] * 11]), of)
+    assert compared.epoch == 12
+    assert compared.trials.val_accuracy["s0001"] == 0.5
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_configurations_are_read_back_from_the_tables(path: Path, tmp_path: Path) -> None:
+    """Of every shipped space: what Optuna drew is what the tables give, and its positions lie in the range."""
+    of = space.load(path)
+    configs, drawn = draw(of, 12)
+    for number, config in enumerate(configs, 1):
+        record = TrialRecord(f"s{number:04}", "search", config, 0, max_epochs=of.epochs, status="stopped")
+        write_trial(tmp_path, record)
+        epoch = EpochRecord(1, 0.1, 1.0, 0.5, 1.0, 0.4 + 0.01 * number, 9.5, 18.0, 5000.0)
+        append_epoch(trial_folder(tmp_path, record), epoch)
+    (tmp_path / "study.json").write_text("{}")
+    tables.build(tmp_path)
+    compared = at_equal_fidelity(tables.read(tmp_path, "trials"), tables.read(tmp_path, "epochs"), of)
+    assert [row.dropna().to_dict() for _, row in compared.parameters.iterrows()] == drawn
+    for name in compared.parameters:
+        position = compared.position(name)
+        assert position.dropna().between(0, 1).all()
+        assert (position.isna() == compared.parameters[name].isna()).all()
+
+
+def test_positions_are_on_the_scale_that_was_searched(load: Callable[[str], Space]) -> None:
+    of = load(ONE_OPTIMIZER)
+    configs, _ = draw(of, 3)
+    for k, (lr, dropout, batch_size) in enumerate([(1e-4, 0.0, 32), (1e-2, 0.125, 64), (1.0, 0.5, 128)]):
+        parameters = {"adam.lr": lr, "fashion_cnn.dropout": dropout, "label_smoothing": 0.1, "batch_size": batch_size}
+        configs[k] = of.suggest(optuna.trial.FixedTrial(parameters))
+    compared = at_equal_fidelity(*searched(configs, [[0.5]] * 3), of)
+    assert list(compared.position("adam.lr")) == pytest.approx([0, 0.5, 1])
+    assert list(compared.position("fashion_cnn.dropout")) == pytest.approx([0, 0.25, 1])
+    assert list(compared.position("batch_size")) == pytest.approx([0, 0.5, 1])
+
+
+def test_edges(load: Callable[[str], Space]) -> None:
+    of = load(ONE_OPTIMIZER)
+    compared = made(of, lambda p: 0.5 + 0.1 * np.log10(p["adam.lr"]) - p["fashion_cnn.dropout"] / 10, 60, noise=0)
+    found = edges(compared).set_index("hyperparameter")
+    assert set(found.index) == {"adam.lr", "fashion_cnn.dropout", "label_smoothing"}  # options have no edges
+    assert found.widen["adam.lr"] == "above"
+    assert found.top_position["adam.lr"] > 0.8
+    assert found.best["adam.lr"] == compared.parameters.loc[compared.trials.val_accuracy.idxmax(), "adam.lr"]
+    assert found.log.to_dict() == {"fashion_cnn.dropout": False, "adam.lr": True, "label_smoothing": False}
+    assert (found.low["adam.lr"], found.high["adam.lr"]) == (1e-4, 1.0)
+
+
+@pytest.mark.parametrize(("sign", "widen"), [(1, "above"), (-1, None)])
+def test_no_range_is_widened_beyond_the_vocabulary(load: Callable[[str], Space], sign: int, widen: str | None) -> None:
+    """The best dropout at the upper edge, 0.5, and at the lower one, 0: less than none there is not."""
+    found = edges(made(load(ONE_OPTIMIZER), lambda p: 0.5 + sign * p["fashion_cnn.dropout"] / 2, 60, noise=0))
+    row = found.set_index("hyperparameter").loc["fashion_cnn.dropout"]
+    assert abs(row.best_position - (sign < 0)) > 0.95
+    assert row.widen == widen or (widen is None and pd.isna(row.widen))
+
+
+def test_the_best_in_the_middle_asks_for_nothing(load: Callable[[str], Space]) -> None:
+    found = edges(made(load(ONE_OPTIMIZER), lambda p: 0.5 - abs(np.log10(p["adam.lr"]) + 2) / 10, 60, noise=0))
+    row = found.set_index("hyperparameter").loc["adam.lr"]
+    assert pd.isna(row.widen)
+    assert row.best_position == pytest.approx(0.5, abs=0.05)
+
+
+def test_best_so_far() -> None:
+    accuracy = [None, 0.7, 0.6, 0.8, None, 0.75]
+    trials = pd.DataFrame(
+        {
+            "stage": ["search"] * 6 + ["confirm"],
+            "trial_id": ["s9998", "s9999", "s10000", "s10001", "s10002", "s10003", "c0001"],
+            "arm": ["baseline", *[None] * 5, "candidate-1"],
+            "epochs": [0, 12, 3, 12, 0, 1, 12],
+            "seconds": [0.0, 120.0, 30.0, 120.0, 0.0, 10.0, 120.0],
+            "val_accuracy": [*accuracy, 0.99],
+        }
+    ).sample(frac=1, random_state=0)
+    found = best_so_far(trials)
+    assert list(found.trial_id) == ["s9998", "s9999", "s10000", "s10001", "s10002", "s10003"]
+    assert list(found.epochs) == [0, 12, 15, 27, 27, 28]
+    assert list(found.seconds) == [0, 120, 150, 270, 270, 280]
+    assert found.best.isna().tolist() == [True] + [False] * 5
+    assert found.best.tolist()[1:] == [0.7, 0.7, 0.8, 0.8, 0.8]
+    figures_search.best_so_far(found)
+
+
+def test_rank_correlation(load: Callable[[str], Space]) -> None:
+    configs, _ = draw(load(ONE_OPTIMIZER), 8)
+    curves = [[0.1 * k + 0.01 * epoch for epoch in range(12)] for k in range(6)] + [[0.9] * 3] * 2
+    curves[0][0], curves[1][0] = curves[1][0], curves[0][0]
+    found = rank_correlation(*searched(configs, curves)).set_index("epoch")
+    assert list(found.index) == list(range(1, 13))
+    assert (found.trials == 6).all()  # the two that were stopped have no end
+    assert found.correlation[2:].to_numpy() == pytest.approx(1)
+    assert found.low[2:].isna().all()
+    assert found.correlation[1] == pytest.approx(1 - 6 * 2 / (6 * 35))  # 1 - 6 Σd² / (n (n² - 1))
+    # tanh(atanh(0.942857) ± 1.959964 · √((1 + 0.942857² / 2) / 3))
+    assert (found.low[1], found.high[1]) == pytest.approx((0.3827, 0.9961), abs=1e-4)
+
+
+def test_no_rank_correlation_of_three(load: Callable[[str], Space]) -> None:
+    configs, _ = draw(load(ONE_OPTIMIZER), 3)
+    found = rank_correlation(*searched(configs, [[0.1 * k] * 12 for k in range(3)]))
+    assert found.empty
+    assert list(found) == ["epoch", "correlation", "low", "high", "trials"]
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_figures_are_the_same_bytes_again(load: Callable[[str], Space]) -> None:
+    of = load(TWO_OPTIMIZERS)
+    configs, _ = draw(of, 12)
+    random = np.random.default_rng(0)
+    trials, epochs = searched(configs, [list(random.random(12)) for _ in configs])
+    trials.loc[0, "arm"] = "longer"
+    compared = at_equal_fidelity(trials, epochs, of)
+    rows = importance(compared)
+    drawings: list[Callable[[], bytes]] = [
+        lambda: figures_search.slices(compared),
+        lambda: figures_search.parallel_coordinates(compared),
+        lambda: figures_search.best_so_far(best_so_far(trials)),
+        lambda: figures_search.rank_correlation(rank_correlation(trials, epochs)),
+        lambda: figures_search.importance(rows[rows.scope == ALL]),
+    ]
+    for drawing in drawings:
+        svg = drawing()
+        assert svg == drawing()
+        assert xml.etree.ElementTree.fromstring(svg).tag.endswith("svg")
+
+
+def test_many_marks_are_one_picture(load: Callable[[str], Space]) -> None:
+    for number in (150, 160):
+        costs = pd.DataFrame({"arm": None, "epochs": range(number), "val_accuracy": 0.5, "best": 0.5})
+        assert (b"<image" in figures_search.best_so_far(costs)) == (number > 150)
+
+
+def test_a_configuration_is_what_its_row_says() -> None:
+    """No field of the vocabulary that the tables show is lost on the way back, in whatever part it is."""
+    for path in SPACES:
+        of = space.load(path)
+        for arm in of.arms.values():
+            trials, epochs = searched([dataclasses.replace(arm, epochs=of.epochs)], [[0.5]])
+            inside = of.parameters_of(dataclasses.replace(arm, epochs=of.epochs)) is not None
+            assert len(at_equal_fidelity(trials, epochs, of).trials) == inside
