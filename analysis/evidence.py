@@ -22,11 +22,11 @@ from analysis.importance import Compared
 from analysis.pairs import Pair, pairs
 from analysis.schemas import KEY, SCHEMAS
 from analysis.statistics import Standing, confirmed
-from study import data, space
+from study import data, space_file
 from study.config import TrialConfig
 from study.data import Bytes
 from study.records import RecordError, read_json
-from study.space import SpaceError
+from study.space_file import SpaceError
 
 SEED = 0  # of every sample that the analysis draws
 INSPECTED = 100  # errors of each confirmed trial whose maps are measured, and as many matched correct images
@@ -136,7 +136,7 @@ def _importance(
 ) -> tuple[Compared | None, pd.DataFrame]:
     nothing = pd.DataFrame(columns=SCHEMAS["importance"].names)
     try:
-        of_study = space.load(folder / "space.yaml").at(about.get("fidelity") or "full")
+        of_study = space_file.load(folder / "space.yaml").at(about.get("fidelity") or "full")
     except SpaceError as error:
         missing.append(f"What mattered in the search: {str(error).splitlines()[0]}")
         return None, nothing
@@ -219,11 +219,13 @@ def _check(network: nn.Module, config: TrialConfig, nothing: None, shared: Share
 
 
 def _maps(network: nn.Module, config: TrialConfig, rows: pd.DataFrame, shared: Shared) -> pd.DataFrame:
-    """Of each row's image, the maps for the predicted and for the true class, cell by cell, and where the cells are."""
+    """Of each row's image, the maps as 784 pixels: Grad-CAM for the predicted and the true class, and HiResCAM."""
     inputs = attention.normalised(shared[0][rows.row], config.mean, config.std)
-    classes = np.stack([rows[name].cat.codes for name in ("predicted", "label")], axis=1).astype(np.int64)
-    found, _ = attention.maps(network, inputs, torch.from_numpy(classes))
-    shown = attention.enlarge(found, attention.target(network)).astype(np.float32)
-    return pd.DataFrame(
-        {name: list(shown[:, k].reshape(len(rows), -1)) for k, name in enumerate(("predicted", "true"))}
-    )
+    classes = torch.from_numpy(np.stack([rows[n].cat.codes for n in ("predicted", "label")], axis=1).astype(np.int64))
+    found = {}
+    for variant in attention.variants(network):
+        maps, _ = attention.maps(network, inputs, classes, variant)
+        shown = attention.enlarge(maps, attention.target(network)).astype(np.float32).reshape(len(rows), 2, -1)
+        names = {"grad-cam": ("predicted", "true"), "hirescam": ("hirescam",)}[variant]
+        found |= {name: list(shown[:, k]) for k, name in enumerate(names)}
+    return pd.DataFrame(found)

@@ -150,8 +150,10 @@ def rates(rows: Sequence[tuple[str, Sequence[Any]]], names: Sequence[str], unit:
 
 
 def grid(rows: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
-    """Images uint8, each row (N, 28, 28) beside its name."""
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+    """Images uint8, each row (N, 28, 28) beside its name; a row of fewer is filled up with white."""
+    most = max(len(row) for row in rows)
+    full = [np.pad(row, ((0, most - len(row)), (0, 0), (0, 0)), constant_values=255) for row in rows]
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in full])
     with _figure(WIDTH * 0.82 * sheet.shape[0] / sheet.shape[1]) as (figure, svg):
         axes = figure.subplots()
         axes.imshow(sheet, cmap="gray", interpolation="none", vmin=0, vmax=255)

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial
 from scipy import stats
 
 from analysis.statistics import CONFIDENCE
-from study.config import MODELS, OPTIMIZERS, SCHEDULES, Augmentation, Cosine, Range, TrialConfig
+from study.config import MODELS, OPTIMIZERS, SCHEDULES, Augmentation, Range, TrialConfig
 from study.space import Space
 
 ALL = "all trials"
@@ -234,10 +234,7 @@ def _parameters(row: dict[str, Any], space: Space) -> dict[str, Any] | None:
         schedule=_part(SCHEDULES[row["hp_schedule"]], row, "hp_"),
         augmentation=_part(Augmentation(), row, "hp_augmentation_"),
     )
-    # As in the search: it ends an arm at the space's epochs, and cosine annealing over more is another schedule.
-    if not isinstance(config.schedule, Cosine):
-        config = dataclasses.replace(config, epochs=space.epochs)
-    return space.parameters_of(config)
+    return space.parameters_in_search(config)
 
 
 def _part(prototype: T, row: dict[str, Any], prefix: str) -> T:

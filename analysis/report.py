@@ -101,6 +101,8 @@ def render(template: str, made: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = plain
+    if template.endswith(".html.j2"):  # a number and its % stay on one line
+        environment.finalize = lambda value: value.replace(" %", "\u00a0%") if type(value) is str else value
     return environment.get_template(template).render(page=made)
 
 

@@ -47,6 +47,11 @@ def points(difference: float) -> str:
     return f"{difference:+.2f}".replace("-", "−")
 
 
+def number(value: float) -> str:
+    """Two decimals, with a true minus; no sign on zero."""
+    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
+
+
 def percent(share: float, digits: int = 2) -> str:
     """A share in [0, 1] as a percentage, without the sign."""
     return f"{100 * share:.{digits}f}" if pd.notna(share) else MISSING

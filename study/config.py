@@ -134,6 +134,8 @@ MODELS: dict[str, Model] = {
     "three_block": ResNet(name="three_block", blocks=(1, 1, 1), widths=(128, 256, 512)),
     "fashion_cnn": FashionCNN(),
 }
+# A name that stands for certain sizes keeps them; networks of other sizes go by the name of their family.
+FIXED_SIZES = dict.fromkeys(("resnet18", "three_block"), ("blocks", "widths", "stem"))
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "adamw": AdamW()}
 SCHEDULES: dict[str, Schedule] = {"none": Constant(), "step": Step(), "cosine": Cosine()}
 

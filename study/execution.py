@@ -132,6 +132,7 @@ class Recorder(tune.Callback):
         self.study, self.precision, self.listeners = study, precision, listeners
         self.stop_reason, self.keep_stopped = stop_reason, keep_stopped
         self.live: dict[str, TrialRecord] = {}
+        self.recorded: dict[str, set[int]] = {}  # the epochs in each trial's epochs.jsonl
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         record = self.live.get(_id(trial)) or records.read_trial(Path(trial.config["job"]["folder"]))
@@ -143,6 +144,8 @@ class Recorder(tune.Callback):
             precision=self.precision,
         )
         self._write(record)
+        folder = records.trial_folder(self.study, record)
+        self.recorded[_id(trial)] = {epoch.epoch for epoch in records.read_epochs(folder)}
         for listener in self.listeners:
             listener.trial_started(record)
 
@@ -151,12 +154,13 @@ class Recorder(tune.Callback):
     ) -> None:
         record = self.live[_id(trial)]
         folder = records.trial_folder(self.study, record)
-        known = {epoch.epoch for epoch in records.read_epochs(folder)}
+        recorded = self.recorded[_id(trial)]
         reported = [EpochRecord(**values) for values in result["records"]]
         for epoch in reported:
             # A trial that was taken up reports its earlier epochs too: those that were recorded already stay.
-            if epoch.epoch not in known or epoch is reported[-1]:
+            if epoch.epoch not in recorded or epoch is reported[-1]:
                 records.append_epoch(folder, replace(epoch, attempt=record.attempts))
+                recorded.add(epoch.epoch)
         if record.device is None:
             self._write(replace(record, device=result["device"]))
         for listener in self.listeners:

@@ -60,7 +60,7 @@ class TrialRecord:
     arm: str | None = None  # the arm's name; None for a searched configuration
     max_epochs: int = 0  # the epochs it may run: the space's in the search, its own in confirm
     status: Status = "pending"
-    stop_reason: str | None = None  # finished, asha, one-epoch, diverged, error, time-budget
+    stop_reason: str | None = None  # finished, asha, one-epoch, diverged, error, time-budget, superseded
     error: str | None = None
     attempts: int = 0
     started: float | None = None

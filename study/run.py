@@ -7,65 +7,31 @@ with the command that goes on.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import re
 import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from study import data, provenance, records, space
+from study import data, provenance, records
+from study.opening import Study, UsageError, locked, open_study
 from study.records import ENDED, RecordError, TrialRecord
-from study.space import Budget, Fidelity, Space, SpaceError
+from study.space_file import SpaceError
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered before
     from study.plan import Plan
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
-
-
-class UsageError(ValueError):
-    """What was asked for cannot be; the message names the option, what it got and what it must be."""
 
 
 class Interrupted(Exception):
     """The user stopped the study before its end."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line decided, kept in study.json so that a resumed study keeps to it."""
-
-    fidelity: Fidelity
-    rule: Literal["asha", "one-epoch", "none"]
-    seed: int
-    budget: Budget
-    time_budget_s: float | None
-    cores: int | None
-    gpus: float | None
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> Settings:
-        return Settings(**{**values, "budget": Budget(**values["budget"])})
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study to run: where, what, how, and what was written of it before."""
-
-    folder: Path
-    space: Space
-    settings: Settings
-    earlier: dict[str, Any] | None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,13 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     console = Console(highlight=False)
     try:
-        study = _open(arguments)
+        study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
             plan = _plan(study)
             _show_plan(console, study, plan)
             return 0
-        with _locked(study.folder):
+        with locked(study.folder):
             return _run(
                 study, loaded, console, ["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)]
             )
@@ -115,100 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="a folder that holds Fashion-MNIST's IDX files")
     parser.add_argument("--dry-run", action="store_true", help="check everything, measure, print the plan, and stop")
     return parser
-
-
-def _open(arguments: argparse.Namespace) -> Study:
-    """The study that the command line means. Raises SpaceError, UsageError or RecordError."""
-    results: Path = arguments.results
-    name = arguments.resume or arguments.extend or arguments.name
-    if name is not None and not NAME.fullmatch(name):
-        raise UsageError(f"name: got {name!r}, must be 1 to 100 letters, digits, '.', '_' or '-', the first no mark")
-    if arguments.space is None:
-        kept_to = ("name", "fidelity", "scheduler", "time_budget", "cpus_per_trial", "gpus_per_trial", "seed")
-        given = [k for k in (*kept_to, *(("trials", "seeds") if arguments.resume else ())) if getattr(arguments, k)]
-        if given:
-            options = ", ".join(f"--{key.replace('_', '-')}" for key in given)
-            which = "--resume" if arguments.resume else "--extend"
-            raise UsageError(f"{which}: got {options} too, must stand alone: a study keeps what it was begun with")
-    if arguments.space is not None:
-        path = space.find(arguments.space)
-        full = space.load(path)
-        settings = _settings(arguments, full)
-        folder = results / (name or _free_name(results, full.name))
-        if name and (folder / "study.json").exists():
-            raise UsageError(
-                f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename"
-            )
-        return Study(folder, _apply(full, settings), settings, None)
-    folder = results / name
-    if not (folder / "study.json").exists():
-        known = ", ".join(sorted(path.parent.name for path in results.glob("*/study.json"))) or "none"
-        raise UsageError(f"{'--resume' if arguments.resume else '--extend'}: got {name}, must be one of: {known}")
-    earlier = records.read_json(folder / "study.json")
-    try:
-        settings = Settings.from_json(earlier["settings"])
-    except (KeyError, TypeError) as error:
-        raise RecordError(f"{folder / 'study.json'}: got no valid settings ({error!r})") from error
-    if arguments.extend:
-        budget = settings.budget
-        if arguments.trials is None and arguments.seeds is None:
-            raise UsageError("--extend: got neither --trials nor --seeds, must say how much more to run")
-        trials = budget.trials + (arguments.trials or 0)
-        settings = replace(settings, budget=replace(budget, trials=trials, seeds=arguments.seeds or budget.seeds))
-    full = replace(space.load(folder / "space.yaml"), name=Path(earlier["space"]).stem)
-    return Study(folder, _apply(full, settings), settings, earlier)
-
-
-def _settings(arguments: argparse.Namespace, full: Space) -> Settings:
-    fidelity: Fidelity = arguments.fidelity or ("full" if provenance.gpu_count() else "preview")
-    budget = full.at(fidelity).budget
-    trials = arguments.trials or budget.trials
-    if trials < len(full.arms):
-        raise UsageError(f"--trials: got {trials}, must be at least {len(full.arms)}, for the arms are tried first")
-    most = provenance.cores()
-    if (arguments.cpus_per_trial or 1) > most:
-        raise UsageError(
-            f"--cpus-per-trial: got {arguments.cpus_per_trial}, must be at most {most}, all that there are"
-        )
-    if arguments.gpus_per_trial and arguments.gpus_per_trial > (found := provenance.gpu_count()):
-        raise UsageError(f"--gpus-per-trial: got {arguments.gpus_per_trial:g}, must be at most {found}, all there are")
-    return Settings(
-        fidelity=fidelity,
-        rule=arguments.scheduler or "asha",
-        seed=arguments.seed or 0,
-        budget=Budget(trials, min(budget.candidates, trials), arguments.seeds or budget.seeds),
-        time_budget_s=arguments.time_budget,
-        cores=arguments.cpus_per_trial,
-        gpus=arguments.gpus_per_trial,
-    )
-
-
-def _apply(full: Space, settings: Settings) -> Space:
-    return replace(full.at(settings.fidelity), budget=settings.budget)
-
-
-def _free_name(results: Path, stem: str) -> str:
-    name, number = stem, 1
-    while (results / name).exists():
-        number += 1
-        name = f"{stem}-{number}"
-    return name
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder while this one lasts; the lock goes with the process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be a folder to write to") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{folder.name}: another run is working on it; wait for it, or choose a --name") from None
-        yield
 
 
 def _plan(study: Study) -> Plan:

@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from study import records
-from study.config import Cosine, TrialConfig
+from study.config import TrialConfig
 from study.execution import METRIC, Listener, Resources, best_so_far, replay, run_trials
 from study.records import ENDED, EpochRecord, TrialRecord
 from study.space import Space
@@ -81,7 +81,7 @@ class Proposer:
             for epoch, reached in course.items():
                 trial.report(reached, epoch)
             self.study.tell(trial, value if state is TrialState.COMPLETE else None, state=state)
-        elif (parameters := self._parameters_of(record.config)) is not None:
+        elif (parameters := self.space.parameters_in_search(record.config)) is not None:
             self.study.add_trial(
                 optuna.trial.create_trial(
                     state=state,
@@ -92,12 +92,6 @@ class Proposer:
                     user_attrs={"trial_id": record.trial_id, "arm": record.arm},
                 )
             )
-
-    def _parameters_of(self, config: TrialConfig) -> dict[str, Any] | None:
-        # The search ends an arm at the space's epochs. Cosine annealing over more would have been another schedule.
-        if not isinstance(config.schedule, Cosine):
-            config = replace(config, epochs=self.space.epochs)
-        return self.space.parameters_of(config)
 
 
 class StopAfterOne(FIFOScheduler):

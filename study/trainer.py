@@ -57,8 +57,9 @@ class Trainer:
         self.train_images, self.train_labels = self._resident(splits.train_images, splits.train_labels)
         self.val_images, self.val_labels = self._resident(splits.val_images, splits.val_labels)
         self.optimizer = build_optimizer(self.model.parameters(), config.optimizer)
-        steps = math.ceil(len(self.train_labels) / config.batch_size)
-        self.schedule = build_schedule(self.optimizer, config.schedule, config.epochs, steps)
+        # A last batch of one image joins the one before: batch norm cannot normalise a single value of a 1×1 map.
+        self.steps = math.ceil((len(self.train_labels) - 1) / config.batch_size)  # of an epoch
+        self.schedule = build_schedule(self.optimizer, config.schedule, config.epochs, self.steps)
         self.best_weights: dict[str, Tensor] | None = None
 
     @property
@@ -155,7 +156,7 @@ class Trainer:
         order = torch.randperm(len(self.train_labels), generator=self.order).to(self.device)
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         correct = torch.zeros((), device=self.device, dtype=torch.int64)
-        for batch in order.split(config.batch_size):
+        for batch in order.tensor_split([step * config.batch_size for step in range(1, self.steps)]):
             labels = self.train_labels[batch]
             images = augment(self.train_images[batch].float().div_(255), config.augmentation, self.draws)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

@@ -50,8 +50,9 @@
       const side = data.side * SCALE, column = image % data.across, row = Math.floor(image / data.across);
       tile.style.backgroundPosition = `${-column * side}px ${-row * side}px`;
       tile.style.backgroundSize = `${data.across * side}px auto`;
-      caption.textContent = `${said}, ${confidence.toFixed(2)}; ${data.configurations[configuration]}, ` +
-        `${seeds} of ${data.seeds[configuration]}; image ${number}${suspect ? "; label suspect" : ""}`;
+      caption.textContent = `${data.classes[label]} → ${data.classes[predicted]}, ${confidence.toFixed(2)}; ` +
+        `${data.configurations[configuration]}, ${seeds} of ${data.seeds[configuration]}; ` +
+        `image ${number}${suspect ? "; label suspect" : ""}`;
       figure.append(tile, caption);
       gallery.append(figure);
     }

@@ -36,9 +36,7 @@ def the_images(evidence: Evidence) -> Section:
 def _sample(images: Images) -> Picture:
     rng = np.random.default_rng(SEED)
     labels = images.table.label.cat.codes.to_numpy()
-    rows = [
-        images.pixels[rng.permutation(np.flatnonzero(labels == k))[:EACH]] for k in range(len(CLASS_NAMES))
-    ]
+    rows = [images.pixels[rng.permutation(np.flatnonzero(labels == k))[:EACH]] for k in range(len(CLASS_NAMES))]
     return Picture(
         "sample",
         figures.grid(rows, CLASS_NAMES),

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis import failures, figures
+from analysis import failures, figures, slices
 from analysis.blocks import Card, Deck, Panel, Picture, Section, Table
+from analysis.descriptors import DESCRIPTORS
 from analysis.evidence import Evidence, Images
-from analysis.failures import ALL, CATEGORIES, EXTREMES, NAMES, Slice
+from analysis.failures import ALL, CATEGORIES, EXTREMES
+from analysis.slices import Slice
 from analysis.statistics import Standing
 from analysis.thumbnails import photo
-from analysis.words import MISSING, percent, start
+from analysis.words import MISSING, percent, points
 
 CONFUSIONS = 12  # pairs of classes, pooled over configurations
 COLUMNS = 4  # configurations in a table, the best first
@@ -47,13 +49,12 @@ def fails_most(evidence: Evidence) -> str | None:
     """One sentence for the top of the page: where most errors are."""
     if evidence.images is None or evidence.failures.empty:
         return None
-    pooled = failures.confusions(evidence.predictions).query("configuration == @ALL")
-    first = pooled.iloc[0]
+    first = failures.confusions(evidence.predictions).iloc[0]  # of all configurations, pooled
     upper = evidence.failures.similar_types.mean()
     return (
-        f"What fails: {first['count']:,} of {len(evidence.failures):,} errors take {first.label} for {first.predicted}, "
-        f"more than any other; {percent(upper, 0)} % of all errors lie among the five upper-body classes or among the "
-        "three kinds of shoe."
+        f"What fails: {first['count']:,} of {len(evidence.failures):,} errors take {first.label} for "
+        f"{first.predicted}, the most frequent confusion; {percent(upper, 0)} % of all errors lie among the five "
+        "upper-body classes or among the three kinds of shoe."
     )
 
 
@@ -62,8 +63,8 @@ def _summary(kinds: pd.DataFrame, evidence: Evidence) -> list[str]:
     if not n:
         return ["No confirmed network makes an error on the test images."]
     return [
-        f"{n:,} errors of {trials} confirmed networks on {evidence.predictions.image.nunique():,} test images. Rates are "
-        "of predictions, an image counting once for each seed; their intervals say how far other seeds and other "
+        f"{n:,} errors of {trials} confirmed networks on {evidence.predictions.image.nunique():,} test images. Rates "
+        "are of predictions, an image counting once for each seed; their intervals say how far other seeds and other "
         "images would move them."
     ]
 
@@ -78,11 +79,12 @@ def _agreement(evidence: Evidence) -> Section:
         rows.append([s.title, str(of.seeds.iloc[0]), *each])
     everyone = status.groupby("image")[["seeds_wrong", "seeds"]].sum()
     hopeless = int((everyone.seeds_wrong == everyone.seeds).sum())
-    rows.append(["all of them", str(int(everyone.seeds.iloc[0])), f"{hopeless:,} ({percent(hopeless / len(everyone))} %)",
+    share = percent(hopeless / len(everyone))
+    rows.append(["all of them", str(int(everyone.seeds.iloc[0])), f"{hopeless:,} ({share} %)",
                  f"{int(((everyone.seeds_wrong > 0) & (everyone.seeds_wrong < everyone.seeds)).sum()):,}",
                  f"{int((everyone.seeds_wrong == 0).sum()):,}"])  # fmt: skip
     columns = ["configuration", "networks", "wrong in every one", "in some", "in none"]
-    caption = "Test images by how many networks of a configuration, one a seed, get them wrong. Table: images, failures."
+    caption = "Test images by how many networks of a configuration, one a seed, get them wrong. Table: failures."
     return Section("Always, sometimes, never", [], [Table(columns, rows, caption)])
 
 
@@ -90,33 +92,32 @@ def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
     shown = standings[:COLUMNS]
     tables = []
     for title, names in (("category", [*CATEGORIES, "similar_types"]), ("pattern", list(EXTREMES))):
-        rates, lifts = [], []
-        for name in names:
-            of = kinds[kinds.name == name].set_index("configuration")
-            rates.append([TITLES[name], *(_rate(of.loc[s.name]) for s in shown)])
-            lifts.append([TITLES[name], *(_lift(of.loc[s.name]) for s in shown)])
-        what = (
-            "Share of a configuration's errors that are of the kind, with the interval and the count of errors."
-            if title == "category"
-            else "Error rate of the fifth of each class that shows the pattern most, with the interval and errors of "
-            "predictions."
-        )
-        against = (
-            "How many times as often as if the labels and predictions of the errors were independent; confident "
-            "errors: how many times as often as confidence among the right predictions."
-            if title == "category"
-            else "Error rate with the pattern over that of the other images; classes are equally many on both sides."
-        )
-        columns = [title, *(s.title for s in shown)]
+        of = {s.name: kinds[kinds.configuration == s.name].set_index("name") for s in shown}
+        rates = [[TITLES[name], *(_rate(of[s.name].loc[name]) for s in shown)] for name in names]
+        lifts = [[TITLES[name], *(_lift(of[s.name].loc[name]) for s in shown)] for name in names]
+        if title == "category":
+            what = "Errors of the kind, their share of the configuration's errors in %, and its interval."
+            against = (
+                "How many times as often as if the labels and predictions of the errors were independent; confident "
+                "errors: as often as confidence among the right predictions."
+            )
+        else:
+            what = (
+                "Errors on the fifth of each class that shows the pattern most, their share of the predictions for "
+                "those images in %, and its interval."
+            )
+            against = "Error rate with the pattern over that of the other images; each class is on both sides alike."
+        heads = [f"{s.title}, of {int(of[s.name]['of'][names[-1]]):,}" for s in shown]
         tables += [
-            Table(columns, rates, f"{what} Table: failures."),
-            Table(columns, lifts, f"Lift, with its interval; 1 is nothing special. {against}"),
+            Table([title, *heads], rates, f"{what} Table: failures."),
+            Table(
+                [title, *(s.title for s in shown)], lifts, f"Lift, with its interval; 1 is nothing special. {against}"
+            ),
         ]
     more = [f"The tables show the best {COLUMNS} of {len(standings)}."] if len(standings) > COLUMNS else []
     rows = [
         (TITLES[name], [kinds[(kinds.name == name) & (kinds.configuration == s.name)].iloc[0] for s in shown])
-        for name in NAMES
-        if name in CATEGORIES
+        for name in CATEGORIES
     ]
     picture = Picture(
         "kinds",
@@ -134,7 +135,7 @@ def _rate(row: pd.Series) -> str:
     if pd.isna(row.rate):
         return MISSING
     spread = f" ({percent(row.low, 1)} to {percent(row.high, 1)})" if pd.notna(row.low) else ""
-    return f"{percent(row.rate, 1)} %{spread}, {row['count']:,} of {row['of']:,}"
+    return f"{row['count']:,}: {percent(row.rate, 1)}{spread}"
 
 
 def _lift(row: pd.Series) -> str:
@@ -150,8 +151,8 @@ def _confusions(evidence: Evidence) -> Section:
     rows = []
     for _, row in pooled.iterrows():
         named = TITLES[row["name"]] if pd.notna(row["name"]) else "in neither source"
-        rate = f"{percent(row.rate, 1)} ({percent(row.low, 1)} to {percent(row.high, 1)})" if pd.notna(row.low) else percent(row.rate, 1)  # fmt: skip
-        rows.append([str(row.label), str(row.predicted), named, f"{row['count']:,}", rate,
+        spread = f" ({percent(row.low, 1)} to {percent(row.high, 1)})" if pd.notna(row.low) else ""
+        rows.append([str(row.label), str(row.predicted), named, f"{row['count']:,}", f"{percent(row.rate, 1)}{spread}",
                      percent(row.share_of_errors, 1), f"{row.lift:.1f}"])  # fmt: skip
     columns = ["label", "taken for", "category", "errors", "% of the label", "% of all errors", "lift"]
     caption = (
@@ -164,46 +165,40 @@ def _confusions(evidence: Evidence) -> Section:
 
 def _slices(evidence: Evidence, images: Images) -> Section:
     how = (
-        "Rules on the descriptors of the images (table images), found by a regression tree of depth 3 on one half of "
-        "the test images and tested on the other half: rates are those of that half, p is one-sided, after Holm."
+        "Rules on what the images are like (the descriptors in the table images), found by a regression tree of depth "
+        "3 on one half of the test images and tested on the other: rates are of that half, p is one-sided, after Holm."
     )
-    status = failures.by_configuration(evidence.predictions)
-    wrong = (status.seeds_wrong / status.seeds).groupby([status.configuration, status.image]).first().unstack(0)
-    wrong = wrong.loc[images.table.index]
-    columns_of = images.table[list(failures_descriptors())]
-    tables: list[Table] = []
-    text = [how]
-    if not evidence.standings:
-        return Section("Slices", text)
+    status = failures.by_configuration(evidence.predictions).set_index(["image", "configuration"])
+    wrong = (status.seeds_wrong / status.seeds).unstack().loc[images.table.index]
+    described = images.table[list(DESCRIPTORS)]
     best = evidence.standings[0]
-    found = failures.slices(columns_of, wrong[best.name])
-    if found:
-        columns = ["images where", "images", "error %", "elsewhere %", "lift", "p"]
-        tables.append(Table(columns, [_slice(s) for s in found], f"Slices in which {best.title} errs more than elsewhere."))
-    else:
-        text.append(f"No slice in which {best.title} errs more than elsewhere was confirmed.")
+    tables = []
+    if found := slices.find(described, wrong[best.name]):
+        rows = [_slice(s, percent(s.rate, 1), percent(s.outside, 1)) for s in found]
+        columns = ["images where", "images", "error %", "elsewhere %", "p"]
+        tables.append(Table(columns, rows, f"Where {best.title} errs more than elsewhere."))
+    rows = []
     for pair in evidence.pairs:
-        if best.name not in (pair.a.name, pair.b.name):
-            continue
-        other = pair.a if pair.b.name == best.name else pair.b
-        for worse, than in ((best, other), (other, best)):
-            for s in failures.worse_slices(columns_of, wrong[worse.name], wrong[than.name]):
-                text.append(
-                    f"{start(worse.title)} errs more often than {than.title} where {s.rule}: by {100 * s.rate:+.1f} "
-                    f"points on {s.n:,} images, elsewhere by {100 * s.outside:+.1f} points (p = {s.p:.2g})."
-                )
-    return Section("Slices", text, tables)
+        if best.name in (pair.a.name, pair.b.name):
+            for worse, than in ((pair.a, pair.b), (pair.b, pair.a)):
+                for s in slices.find_worse(described, wrong[worse.name], wrong[than.name]):
+                    less = (points(100 * s.rate), points(100 * s.outside))
+                    rows.append([f"{worse.title} than {than.title}", *_slice(s, *less)])
+    if rows:
+        columns = ["errs more often", "on images where", "images", "points", "points elsewhere", "p"]
+        caption = (
+            "Where the first errs more often than the second, and by more than elsewhere: difference in error rate."
+        )
+        tables.append(Table(columns, rows, caption, words=2))
+    none = [
+        f"None was confirmed: neither where {best.title} errs more than elsewhere, nor where it differs from another "
+        "configuration by more than elsewhere."
+    ]
+    return Section("Slices", [how, *([] if tables else none)], tables)
 
 
-def failures_descriptors() -> Sequence[str]:
-    from analysis.descriptors import DESCRIPTORS
-
-    return list(DESCRIPTORS)
-
-
-def _slice(s: Slice) -> list[str]:
-    lift = f"{s.lift:.2f}" if s.lift else MISSING
-    return [s.rule, f"{s.n:,}", percent(s.rate, 1), percent(s.outside, 1), lift, f"{s.p:.2g}"]
+def _slice(s: Slice, rate: str, outside: str) -> list[str]:
+    return [s.rule, f"{s.n:,}", rate, outside, f"{s.p:.2g}"]
 
 
 def _suspects(images: Images) -> Section:
@@ -215,12 +210,17 @@ def _suspects(images: Images) -> Section:
     ]
     cards = [
         Card(
-            f"#{row.suspect_rank} {row.label}?",
-            [Panel(photo(images.at(int(image))), f"Test image {image}, labelled {row.label}",
-                   f"the networks say {row.suggested}; {row.wrong} of {row.trials} wrong")],
+            f"Labelled {row.label}",
+            [
+                Panel(
+                    photo(images.at(int(image))),
+                    f"Test image {image}, labelled {row.label}",
+                    f"image {image}: the networks say {row.suggested}; {row.wrong} of {row.trials} wrong",
+                )
+            ],
         )
         for image, row in suspects.head(SUSPECTS).iterrows()
-    ]  # fmt: skip
+    ]
     caption = f"The {len(cards)} most suspect labels, the most suspect first. Table: images, suspect_rank."
     decks = [Deck("Most suspect", cards, caption)] if cards else []
     return Section("Labels that may be wrong", text, decks=decks)

@@ -10,7 +10,7 @@ from analysis.evidence import Evidence, Images
 from analysis.failures import sample
 from analysis.statistics import Standing, estimate
 from analysis.thumbnails import photo, signed_map
-from analysis.words import MISSING, interval, percent, points
+from analysis.words import MISSING, interval, number, percent, points
 
 SHOWN = 6  # errors of the best configuration, of the worst and of the others
 LEGEND = "Orange cells speak for the class, violet ones against it, white says nothing; one scale for each network."
@@ -35,17 +35,17 @@ def verdict(checks: pd.DataFrame, standing: Standing) -> str:
     said = []
     for variant, rows in of.groupby("variant"):
         passed = rows.groupby("trial_id").passed.all()
-        failed = rows[~rows.passed].check.value_counts()
-        why = "; ".join(f"{check} fails in {count}" for check, count in failed.items())
         if passed.all():
             said.append(f"{variant} passes every check in all {len(passed)} networks")
         else:
-            said.append(f"{variant} passes every check in {int(passed.sum())} of {len(passed)} networks ({why})")
+            failed = ", ".join(
+                f"{check} in {count}" for check, count in rows[~rows.passed].check.value_counts().items()
+            )
+            said.append(f"{variant} fails in {int((~passed).sum())} of {len(passed)} networks ({failed})")
     if not said:
-        return f"{standing.title}: not checked, its weights are not here."
-    trusted = of.groupby(["variant", "trial_id"]).passed.all().groupby("variant").all()
-    end = "" if trusted.all() else " Where a check fails, a map is a picture and no evidence."
-    return f"{standing.title}: {', '.join(said)}.{end}"
+        return f"{standing.title}: maps not checked, the weights are not here."
+    end = "" if of.passed.all() else " Where a check fails, a map is a picture and no evidence."
+    return f"{standing.title}: {'; '.join(said)}.{end}"
 
 
 def _checks(evidence: Evidence) -> Table:
@@ -54,8 +54,8 @@ def _checks(evidence: Evidence) -> Table:
         of = evidence.checks[evidence.checks.trial_id.isin(s.trials.trial_id)]
         for (variant, check), found in of.groupby(["variant", "check"], sort=False):
             values = found.value.dropna()
-            spread = f"{values.min():.2f} to {values.max():.2f}" if len(values) else MISSING
-            mean = f"{values.mean():.2f}" if len(values) else MISSING
+            spread = f"{number(values.min())} to {number(values.max())}" if len(values) else MISSING
+            mean = number(values.mean()) if len(values) else MISSING
             rows.append([s.title, str(variant), str(check), mean, spread, f"{int(found.passed.sum())} of {len(found)}"])
     columns = ["configuration", "maps", "check", "mean", "over networks", "passed"]
     caption = (
@@ -91,9 +91,9 @@ def _energy(evidence: Evidence) -> Table:
     return Table(columns, rows, caption, words=2)
 
 
-def limit(maps: pd.DataFrame) -> float:
-    """The value at which a network's maps reach full colour: all but the largest hundredth of its cells lie below."""
-    return float(np.quantile(np.abs(np.concatenate([*maps.predicted, *maps.true])), 0.99))
+def limit(*columns: pd.Series) -> float:
+    """The value at which a network's maps reach full colour: all but the largest hundredth of its pixels lie below."""
+    return float(np.quantile(np.abs(np.concatenate([values for column in columns for values in column])), 0.99))
 
 
 def panel(
@@ -116,7 +116,9 @@ def _decks(evidence: Evidence, images: Images) -> list[Deck]:
 def _of_network(evidence: Evidence, images: Images, s: Standing, trial: str) -> list[Deck]:
     maps = evidence.maps[trial]
     failed = evidence.failures[(evidence.failures.trial_id == trial) & evidence.failures.image.isin(maps.index)]
-    chosen, scale = sample(failed, SHOWN), limit(maps)
+    chosen, scale = sample(failed, SHOWN), limit(maps.predicted, maps.true)
+    both = "hirescam" in maps
+    scales = (scale, limit(maps.hirescam) if both else scale)
     seed = int(s.trials.set_index("trial_id").seed[trial])
     decks = []
     for how, said in (("worst", "the most confident ones"), ("random", "a random sample of the others")):
@@ -128,6 +130,7 @@ def _of_network(evidence: Evidence, images: Images, s: Standing, trial: str) -> 
                 [
                     Panel(photo(images.at(image)), f"Test image {image}, {row.label}", f"test image {image}"),
                     panel(of.predicted, scale, images, image, f"for {row.predicted}, predicted"),
+                    *([panel(of.hirescam, scales[1], images, image, f"HiResCAM for {row.predicted}")] if both else []),
                     panel(of.true, scale, images, image, f"for {row.label}, true"),
                     panel(of.predicted - of.true, scale, images, image, "predicted less true", signed_difference=True),
                 ],

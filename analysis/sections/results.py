@@ -152,5 +152,3 @@ def curves(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
         )
     more = [f"The first {SHOWN} of {len(standings)} configurations are drawn."] if len(standings) > SHOWN else []
     return Section("Learning curves", more if pictures else ["No confirmed configuration to draw."], [], pictures)
-
-

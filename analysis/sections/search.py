@@ -53,24 +53,27 @@ def _best_table(best: pd.DataFrame) -> list[Table]:
     return [Table(columns, rows, f"{caption} Table: trials.", words=4)]
 
 
-
-
 def what_mattered(evidence: Evidence) -> Section:
-    """Which hyperparameters decided the accuracy, whether the ranges were wide enough, what the search's cost bought."""
+    """Which hyperparameters decided the accuracy, whether the ranges were wide enough, what the cost bought."""
     title, compared = "What mattered in the search", evidence.compared
     if compared is None:
         return Section(title, ["No trial of the search can be compared."])
     n, arms = len(compared.trials), int(compared.trials.arm.notna().sum())
     text = [
         f"{n} trials of the search{f', {arms} of them arms,' if arms else ''} compared by their best validation "
-        f"accuracy up to epoch {compared.epoch}, which they all reached; at their own last epochs, what ran longest "
-        "would seem to matter most. One seed each, and what was tried follows the search's own choices: a description, "
-        "not an experiment."
+        f"accuracy up to epoch {compared.epoch}, which they reached (a diverged one counts as the worst of them); at "
+        "their own last epochs, what ran longest would seem to matter most. One seed each, and what was tried follows "
+        "the search's own choices: a description, not an experiment."
     ]
     shares = evidence.importance
     tables = [_importance_table(shares)] if len(shares) else []
     if shares.empty:
-        text.append(f"Too few trials to say what mattered: fewer than {importance.MIN_TRIALS} in every scope.")
+        text.append(
+            f"Which hyperparameter mattered is not shown: no group of trials with the same hyperparameters has "
+            f"{importance.MIN_TRIALS} of them or more that differ."
+        )
+    elif missing := [name for name in compared.parameters if name not in set(shares.hyperparameter)]:
+        text.append(f"Not assessed, for too few trials have them: {', '.join(missing)}.")
     pictures = [
         Picture(
             f"importance-{place}",
@@ -87,14 +90,17 @@ def what_mattered(evidence: Evidence) -> Section:
     if len(wide):
         tables.append(_edges_table(wide))
         for row in wide[wide.widen.notna()].itertuples():
-            text.append(f"{row.hyperparameter}: the best lie at the {row.widen.replace('below', 'lower').replace('above', 'upper')} "  # fmt: skip
-                        "edge of its range; a wider one may hold better.")  # fmt: skip
+            edge = "lower" if row.widen == "below" else "upper"
+            text.append(
+                f"{row.hyperparameter}: the best lie at the {edge} edge of its range, a wider one may hold better."
+            )
     return Section(title, text, tables, [*pictures, *_course_pictures(evidence)])
 
 
 def _importance_table(shares: pd.DataFrame) -> Table:
     rows = [
-        [row.scope, row.hyperparameter, row.method, percent(row.value, 0), f"{percent(row.low, 0)} to {percent(row.high, 0)}",
+        [row.scope, row.hyperparameter, row.method, percent(row.value, 0),
+         f"{percent(row.low, 0)} to {percent(row.high, 0)}",
          str(row.trials)]
         for row in shares.itertuples()
     ]  # fmt: skip
@@ -127,18 +133,19 @@ def _compared_pictures(compared: Compared) -> list[Picture]:
         Picture(
             "slices",
             figures_search.slices(compared),
-            f"Validation accuracy against each of {len(compared.parameters.columns)} hyperparameters; the best trial is "
-            f"{best} with {percent(compared.trials.val_accuracy.max())} %.",
-            f"Each panel shows the {len(compared.trials)} trials against one hyperparameter, on the scale searched: blue "
-            "the best three, vermillion the arms. A slope shows what went with accuracy, not what caused it. Table: "
-            "trials.",
+            f"Validation accuracy against each of {len(compared.parameters.columns)} hyperparameters; the best trial "
+            f"is {best} with {percent(compared.trials.val_accuracy.max())} %.",
+            f"Each panel shows the {len(compared.trials)} trials against one hyperparameter, on the scale searched: "
+            "blue the best three, vermillion the arms. The worst tenth may lie below the panels. A slope shows what "
+            "went with accuracy, not what caused it. Table: trials.",
         ),
         Picture(
             "parallel",
             figures_search.parallel_coordinates(compared),
-            f"One line a trial through its hyperparameters, {len(compared.trials)} lines; the darkest is {best}.",
-            "One line a trial, from its first hyperparameter down to its last; the darker, the better, the best on top. "
-            "Gaps are hyperparameters that do not apply. Table: trials.",
+            f"One line a trial through its hyperparameters; the darkest is {best}.",
+            "One line a trial, from its first hyperparameter down to its last; the darker, the better, the best on "
+            "top. Gaps are hyperparameters that do not apply. Of more than 200 trials, every k-th by rank is drawn. "
+            "Table: trials.",
         ),
     ]
 
@@ -153,8 +160,8 @@ def _course_pictures(evidence: Evidence) -> list[Picture]:
             Picture(
                 "best-so-far",
                 figures_search.best_so_far(course),
-                f"Best validation accuracy so far: {percent(last.best)} % after {int(last.epochs)} epochs of all trials "
-                f"together, reached by {first.trial_id}.",
+                f"Best validation accuracy so far: {percent(last.best)} % after {int(last.epochs)} epochs of all "
+                f"trials together, reached by {first.trial_id}.",
                 f"How the search's best grew with what it cost. The last gain came from {first.trial_id}, with "
                 f"{int(first.epochs)} of {int(last.epochs)} epochs spent. Trials count in the order of their starts. "
                 "Table: trials.",
@@ -167,10 +174,10 @@ def _course_pictures(evidence: Evidence) -> list[Picture]:
             Picture(
                 "early-epochs",
                 figures_search.rank_correlation(ranks),
-                f"Rank correlation of validation accuracy at an epoch with the best in the end: {first.correlation:.2f} at "
-                f"epoch {int(first.epoch)}, over {int(first.trials)} trials.",
-                f"How well the order at an epoch foretold the order in the end, among the {int(first.trials)} trials that "
-                "ran to their end: those were chosen for being good, so over all trials it may have been higher. "
+                f"Rank correlation of validation accuracy at an epoch with the best in the end: "
+                f"{first.correlation:.2f} at epoch {int(first.epoch)}, over {int(first.trials)} trials.",
+                f"How well the order at an epoch foretold the order in the end, among the {int(first.trials)} trials "
+                "that ran to their end: those were chosen for being good, so over all trials it may have been higher. "
                 "Bars are 95 % intervals. Tables: trials, epochs.",
             )
         )

@@ -64,7 +64,7 @@ def side_by_side(evidence: Evidence) -> SideBySide | None:
         counts = confusion_matrix(of.label.cat.codes, of.predicted.cat.codes, labels=range(len(CLASS_NAMES)))
         matrices.append(Matrix(s.title, len(s.trials), counts))
     place = {s.name: k for k, s in enumerate(evidence.standings)}
-    scales = {trial: limit(maps) for trial, maps in evidence.maps.items()}
+    scales = {trial: limit(maps.predicted, maps.true) for trial, maps in evidence.maps.items()}
     two = [(place[p.a.name], place[p.b.name], _pair(evidence, images, p, by_trial, scales)) for p in evidence.pairs]
     gallery, pictures = _gallery(evidence, images, place)
     return SideBySide(matrices, two, gallery, f"data:image/png;base64,{base64.b64encode(pictures).decode()}")
@@ -72,26 +72,30 @@ def side_by_side(evidence: Evidence) -> SideBySide | None:
 
 def _gallery(evidence: Evidence, images: Images, place: dict[str, int]) -> tuple[str, bytes]:
     """All errors as JSON, an entry a configuration, image and class it was taken for; and the sheet of the images."""
-    failed = evidence.failures.assign(configuration=evidence.failures.arm.fillna(evidence.failures.config_id))
-    bits = failed[NAMES].astype(bool).to_numpy() @ (1 << np.arange(len(NAMES)))
-    failed = failed.assign(bits=bits, code=failed.predicted.cat.codes)
-    grouped = failed.groupby(["configuration", "image", "code"]).agg(
-        seeds=("seed", "size"), confidence=("confidence", "max"), bits=("bits", lambda b: int(np.bitwise_or.reduce(b)))
+    failed = evidence.failures
+    shown = np.unique(failed.image)
+    entries = pd.DataFrame(
+        {
+            "tile": np.searchsorted(shown, failed.image),
+            "configuration": failed.arm.fillna(failed.config_id).map(place),
+            "predicted": failed.predicted.cat.codes,
+            "bits": failed[NAMES].to_numpy(bool) @ (1 << np.arange(len(NAMES))),
+            "confidence": failed.confidence.astype(float).round(2),
+        }
     )
-    shown = sorted(failed.image.unique())
-    tile = {image: k for k, image in enumerate(shown)}
-    rows = sorted(
-        ([tile[i], place[c], int(k), int(r.seeds), round(float(r.confidence), 2), r.bits] for (c, i, k), r in
-         grouped.iterrows()),
-        key=lambda row: (-row[4], row),
-    )  # fmt: skip
-    table = images.table
+    # A category holds for an image, or for what it was taken for; only confidence differs between seeds.
+    key = ["tile", "configuration", "predicted"]
+    entries = entries.groupby(key, as_index=False).agg(
+        seeds=("bits", "size"), confidence=("confidence", "max"), bits=("bits", "max")
+    )
+    entries = entries.sort_values(["confidence", *key], ascending=[False, True, True, True])
+    labels, suspect = images.table.label.cat.codes, images.table.label_suspect.astype(int)
     value = {
         "classes": list(CLASS_NAMES),
         "configurations": [s.title for s in evidence.standings],
         "seeds": [len(s.trials) for s in evidence.standings],
-        "images": [[int(i), int(table.label.cat.codes[i]), int(table.label_suspect[i])] for i in shown],
-        "errors": [[*row[:5], int(row[5])] for row in rows],
+        "images": np.stack([shown, labels[shown], suspect[shown]], axis=1).tolist(),
+        "errors": list(map(list, entries[[*key, "seeds", "confidence", "bits"]].itertuples(index=False, name=None))),
         "across": ACROSS,
         "side": SIDE,
     }
@@ -111,8 +115,8 @@ def _pair(
         f"From {a} to {b}, over {seeds}: {change.mended:,} predictions mended, {change.broken:,} broken, "
         f"{change.both_wrong:,} wrong in both, {change.both_right:,} right in both.",
         f"Of the ensembles, which take the mean probabilities over the seeds: {counts['mended']:,} images mended, "
-        f"{counts['broken']:,} broken, {counts['both wrong']:,} wrong in both; McNemar's exact p = {change.p:.2g}, {said} "
-        "for other images. Whether it holds for other seeds, the comparison of candidates and arms says.",
+        f"{counts['broken']:,} broken, {counts['both wrong']:,} wrong in both; McNemar's exact p = {change.p:.2g}, "
+        f"{said} for other images. Whether it holds for other seeds, the comparison of candidates and arms says.",
     ]
     notes = [verdict(evidence.checks, s) for s in (pair.a, pair.b)] if evidence.maps else []
     decks = []
@@ -126,7 +130,7 @@ def _pair(
                 f"Networks of seed {pair.seed}. {LEGEND if evidence.maps else ''}"
             )
             decks.append(Deck(_deck_title(name, a, b), cards, caption))
-    return Section(f"{a} and {b}", [*text, *notes], [_per_class(evidence, pair)], decks=decks)
+    return Section(f"{a} and {b}", [*text, *notes], _per_class(evidence, pair), decks=decks)
 
 
 def _deck_title(name: str, a: str, b: str) -> str:
@@ -154,40 +158,39 @@ def _card(
     return Card(f"{label} ({chosen}): {', '.join(verdicts)}", panels)
 
 
-def _per_class(evidence: Evidence, pair: Pair) -> Table:
-    """Per-class accuracy of both, seed by seed, and the classification report of all their predictions."""
-    reports = []
-    recalls = []
+def _per_class(evidence: Evidence, pair: Pair) -> list[Table]:
+    """Accuracy of each class in both, seed by seed, and the classification report of all their predictions."""
+    reports, recalls = [], []
     for s in (pair.a, pair.b):
         of = evidence.predictions[evidence.predictions.trial_id.isin(s.trials.trial_id)]
         reports.append(_report(of))
-        right = (of.predicted == of.label).groupby([of.seed, of.label], observed=False).mean().unstack()
-        recalls.append(right)
-    rows = []
-    for k, name in enumerate(CLASS_NAMES):
-        less = (100 * (recalls[1][name] - recalls[0][name])).dropna()
-        found = estimate(less.tolist()) if len(less) else None
-        each = [points(found.mean), interval(found, signed=True)] if found else ["–", "–"]
-        (p_a, r_a, f_a), (p_b, r_b, f_b) = (report[k] for report in reports)
-        rows.append([name, percent(r_a), percent(r_b), *each, percent(p_a), percent(p_b), percent(f_a), percent(f_b)])
-    macro = [np.mean(report, axis=0) for report in reports]
-    (p_a, r_a, f_a), (p_b, r_b, f_b) = macro
-    rows.append(["mean of the classes", percent(r_a), percent(r_b), points(100 * (r_b - r_a)), "", percent(p_a),
-                 percent(p_b), percent(f_a), percent(f_b)])  # fmt: skip
+        recalls.append((of.predicted == of.label).groupby([of.seed, of.label], observed=True).mean().unstack())
+    less = (100 * (recalls[1] - recalls[0])).dropna(how="all")
     a, b = pair.a.name, pair.b.name
-    columns = ["class", f"accuracy {a}", f"accuracy {b}", "difference", "95 % interval", f"precision {a}",
-               f"precision {b}", f"F1 {a}", f"F1 {b}"]  # fmt: skip
-    caption = (
-        "Per class, in %: accuracy (recall), precision and F1 of the predictions of all seeds together. The difference "
-        f"in points is {pair.b.title} less {pair.a.title}, seed by seed, with Student's t interval; each stands for "
-        "itself, and of ten one is likely to be off by chance. Table: predictions."
-    )
-    return Table(columns, rows, caption)
+    accuracy, report = [], []
+    for name, (p_a, r_a, f_a), (p_b, r_b, f_b) in zip((*CLASS_NAMES, "mean of the classes"), *reports, strict=True):
+        found = estimate((less[name] if name in less else less.mean(axis=1)).dropna().tolist())
+        accuracy.append([name, percent(r_a), percent(r_b), points(found.mean), interval(found, signed=True)])
+        report.append([name, *map(percent, (p_a, p_b, r_a, r_b, f_a, f_b))])
+    return [
+        Table(
+            ["class", f"{a} %", f"{b} %", "difference", "95 % interval"],
+            accuracy,
+            f"Accuracy of each class, all seeds together. The difference, {b} less {a}, is in points and seed by seed, "
+            "with Student's t interval. Each stands for itself: of twenty classes without a difference, one would "
+            "still leave 0 out. Table: predictions.",
+        ),
+        Table(
+            ["class", *(f"{measure} {name}" for measure in ("precision", "recall", "F1") for name in (a, b))],
+            report,
+            "The classification reports, in %, of the predictions of all seeds together. Table: predictions.",
+        ),
+    ]
 
 
 def _report(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Precision, recall and F1 of each class, (10, 3); 0 where a class was never predicted."""
+    """Precision, recall and F1 of each class, and their means, (11, 3); 0 where a class was never predicted."""
     label, predicted = predictions.label.cat.codes, predictions.predicted.cat.codes
     found = precision_recall_fscore_support(label, predicted, labels=range(len(CLASS_NAMES)), zero_division=0)
-    return np.stack(found[:3], axis=1)
-
+    each = np.stack(found[:3], axis=1)
+    return np.vstack([each, each.mean(axis=0)])

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from study import data
 from study.config import SGD, Adam, Augmentation, FashionCNN, ResNet, TrialConfig
 from study.records import EpochRecord, Stage, Status, TrialRecord, append_epoch, trial_folder, write_json, write_trial
 
@@ -18,16 +19,24 @@ ARMS = {
     "baseline": TrialConfig(model=FashionCNN(), optimizer=Adam(), epochs=10),
     "augmented": TrialConfig(model=FashionCNN(), optimizer=Adam(), epochs=10, augmentation=Augmentation(1, 10, 0.1)),
 }
+SPACE = """
+model: {choice: [{resnet: {blocks: [1, 1], widths: [16, 32], stem: 16}}, fashion_cnn]}
+optimizer: {choice: [{sgd: {lr: {log: [0.001, 10.0]}}}, {adam: {lr: 0.001}}]}
+epochs: 10
+budget: {trials: 10, candidates: 1, seeds: 3}
+preview: {epochs: 5}
+"""
 CANDIDATE = TrialConfig(model=ResNet(blocks=(1, 1), widths=(16, 32), stem=16), optimizer=SGD(lr=0.05), epochs=10)
 
 
 def make(
-    folder: Path, *, name: str = NAME, seeds: int = 3, gain: float = 0.02, confirm: bool = True, images: int = 1000,
+    folder: Path, *, name: str = NAME, seeds: int = 3, gain: float = 0.02, confirm: bool = True, images: int = 300,
     searched: int = 6, fidelity: str = "full",
 ) -> Path:  # fmt: skip
     """A study with two arms, a candidate `gain` above `baseline` in test accuracy, and all ways in which trials end."""
     folder.mkdir(parents=True)
     write_json(folder / "study.json", about(name, fidelity, finished=confirm))
+    (folder / "space.yaml").write_text(SPACE)
     for number in range(searched):
         config = dataclasses.replace(CANDIDATE, optimizer=SGD(lr=0.05 * 0.7**number, nesterov=number % 2 == 1))
         status: Status = "completed" if number < 2 else "stopped"
@@ -62,7 +71,7 @@ def about(name: str, fidelity: str, *, finished: bool) -> dict[str, Any]:
         "git": {"commit": "0123456789abcdef", "dirty": False},
         "versions": {"python": "3.13.1", "torch": "2.9.0"},
         "hardware": {"device": "cpu", "cpu": "made up", "cores": 2, "memory_gib": 8.0, "gpus": []},
-        "split": {"train": 5000, "validation": 1000, "test": 1000, "seed": 0},
+        "split": {"train": 1000, "validation": 1000, "test": 1000, "seed": 0},
         "budget": {"trials": 10, "candidates": 1, "seeds": 3},
         "arms": list(ARMS),
         "plan": {
@@ -123,8 +132,8 @@ def _ended(folder: Path, number: int, status: Status, reason: str, error: str | 
 
 
 def write_predictions(path: Path, accuracy: float, images: int, rng: np.random.Generator) -> None:
-    """`images` predictions, right in round(accuracy × images) of them."""
-    label = np.arange(images, dtype=np.int8) % 10
+    """`images` predictions, right in round(accuracy × images) of them, of the first test images."""
+    label = data.load().test_labels[:images].astype(np.int8)
     wrong = rng.permutation(images) >= round(accuracy * images)
     predicted = np.where(wrong, (label + 1) % 10, label).astype(np.int8)
     p = np.full((images, 10), 0.01, np.float32)

@@ -6,9 +6,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import classification_report, confusion_matrix
 
-from analysis import failures
+from analysis import failures, slices
 from analysis.descriptors import describe
-from analysis.failures import ALL, CATEGORIES, PAIRS, PATTERNS, Slice
+from analysis.failures import ALL, CATEGORIES, PAIRS, PATTERNS
+from analysis.slices import Slice
 from study.data import CLASS_NAMES, FashionMNIST
 
 IMAGES = 3000
@@ -83,7 +84,7 @@ def named_images(found: Slice, descriptors: pd.DataFrame) -> np.ndarray:
 def test_errors_where_contrast_is_low_are_named_so(label: np.ndarray, descriptors: pd.DataFrame) -> None:
     bound = descriptors.contrast.quantile(0.15)
     predictions = study(label, {"arm": np.where(descriptors.contrast <= bound, 0.5, 0.0)}, 3)
-    found = failures.slices(descriptors, share_wrong(predictions, "arm"))
+    found = slices.find(descriptors, share_wrong(predictions, "arm"))
     assert len(found) == 1
     name, comparison, threshold = found[0].rule.split()
     assert (name, comparison) == ("contrast", "≤")
@@ -98,7 +99,7 @@ def test_errors_where_contrast_is_low_are_named_so(label: np.ndarray, descriptor
 
 def test_a_rule_of_two_descriptors_is_found_whole(label: np.ndarray, descriptors: pd.DataFrame) -> None:
     within = (descriptors.area > descriptors.area.quantile(0.6)) & (descriptors.texture > descriptors.texture.median())
-    found = failures.slices(descriptors, np.where(within, 0.6, 0.05))
+    found = slices.find(descriptors, np.where(within, 0.6, 0.05))
     assert len(found) == 1
     assert {word for word in found[0].rule.split() if word in descriptors} == {"area", "texture"}
     assert (found[0].images == within).mean() > 0.99
@@ -127,27 +128,27 @@ def test_a_slice_on_which_one_model_is_worse_is_confirmed(label: np.ndarray, des
     small = descriptors.area <= descriptors.area.quantile(0.2)
     predictions = study(label, {"a": everywhere + 0.02 + 0.15 * small, "b": everywhere}, 3)
     wrong = {arm: share_wrong(predictions, arm) for arm in ("a", "b")}
-    found = failures.worse_slices(descriptors, wrong["a"], wrong["b"])
+    found = slices.find_worse(descriptors, wrong["a"], wrong["b"])
     assert len(found) == 1
     assert found[0].rule.startswith("area ≤ ")
     assert (found[0].images == small).mean() > 0.95
     assert found[0].rate == pytest.approx(0.17, abs=0.05)
     assert found[0].outside == pytest.approx(0.02, abs=0.02)
-    assert failures.worse_slices(descriptors, wrong["b"], wrong["a"]) == [], "better somewhere is not worse elsewhere"
+    assert slices.find_worse(descriptors, wrong["b"], wrong["a"]) == [], "better somewhere is not worse elsewhere"
 
 
 def test_random_errors_make_no_slice(descriptors: pd.DataFrame) -> None:
     found = 0
     for draw in range(20):
         a, b = np.random.default_rng(draw).binomial(3, [[0.1], [0.08]], (2, IMAGES)) / 3
-        found += bool(failures.slices(descriptors, a) or failures.worse_slices(descriptors, a, b))
+        found += bool(slices.find(descriptors, a) or slices.find_worse(descriptors, a, b))
     assert found <= 1
 
 
 def test_p_of_one_seed_is_fishers(descriptors: pd.DataFrame) -> None:
     bright = descriptors.brightness > descriptors.brightness.quantile(0.7)
     wrong = np.random.default_rng(38).random(IMAGES) < 0.1 + 0.05 * bright
-    (found,) = failures.slices(descriptors[["brightness"]], wrong)
+    (found,) = slices.find(descriptors[["brightness"]], wrong)
     others = IMAGES // 2 - found.n
     inside, outside = round(found.rate * found.n), round(found.outside * others)
     expected = stats.fisher_exact([[inside, found.n - inside], [outside, others - outside]], "greater").pvalue
@@ -335,7 +336,7 @@ def test_the_same_predictions_in_any_order_give_the_same_bytes(plain: pd.DataFra
             failures.confusions(predictions),
             failures.by_configuration(predictions),
             failures.label_suspects(predictions),
-            pd.DataFrame([s.__dict__ for s in failures.slices(descriptors, images.wrong / images.trials)]),
+            pd.DataFrame([s.__dict__ for s in slices.find(descriptors, images.wrong / images.trials)]),
         ]
 
     shuffled = plain.sample(frac=1, random_state=0)
@@ -366,8 +367,8 @@ def test_small_and_degenerate_studies(
     table = failures.failures(predictions, per_image)
     assert len(table) == per_image.wrong.sum()
     assert table.suspect_rank.dtype == "Int64"
-    assert failures.slices(described, per_image.wrong) == []
-    assert failures.worse_slices(described, per_image.wrong, per_image.wrong) == []
+    assert slices.find(described, per_image.wrong) == []
+    assert slices.find_worse(described, per_image.wrong, per_image.wrong) == []
 
 
 def test_certain_and_right_predictions_have_no_suspects(label: np.ndarray) -> None:

@@ -15,12 +15,12 @@ import pytest
 
 from analysis import figures_search, tables
 from analysis.importance import ALL, Compared, at_equal_fidelity, best_so_far, edges, importance, rank_correlation
-from study import space
+from study import space_file
 from study.config import TrialConfig, hyperparameters
 from study.records import EpochRecord, TrialRecord, append_epoch, trial_folder, write_trial
 from study.space import Space
 
-SPACES = sorted(space.FOLDER.glob("*.yaml"))
+SPACES = sorted(space_file.FOLDER.glob("*.yaml"))
 METHODS = ["PED-ANOVA", "fANOVA"]
 ONE_OPTIMIZER = """
 model: {fashion_cnn: {dropout: {uniform: [0.0, 0.5]}}}
@@ -50,7 +50,7 @@ def load(tmp_path: Path) -> Callable[[str], Space]:
     def load(text: str) -> Space:
         path = tmp_path / "made.yaml"
         path.write_text(text + REST.replace("%s", "batch_size: 64," if "batch_size" in text else ""))
-        return space.load(path)
+        return space_file.load(path)
 
     return load
 
@@ -242,7 +242,7 @@ def test_a_diverged_trial_counts_where_it_did_not_arrive(load: Callable[[str], S
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_configurations_are_read_back_from_the_tables(path: Path, tmp_path: Path) -> None:
     """Of every shipped space: what Optuna drew is what the tables give, and its positions lie in the range."""
-    of = space.load(path)
+    of = space_file.load(path)
     configs, drawn = draw(of, 12)
     for number, config in enumerate(configs, 1):
         record = TrialRecord(f"s{number:04}", "search", config, 0, max_epochs=of.epochs, status="stopped")
@@ -372,7 +372,7 @@ def test_many_marks_are_one_picture(load: Callable[[str], Space]) -> None:
 def test_a_configuration_is_what_its_row_says() -> None:
     """No field of the vocabulary that the tables show is lost on the way back, in whatever part it is."""
     for path in SPACES:
-        of = space.load(path)
+        of = space_file.load(path)
         for arm in of.arms.values():
             trials, epochs = searched([dataclasses.replace(arm, epochs=of.epochs)], [[0.5]])
             inside = of.parameters_of(dataclasses.replace(arm, epochs=of.epochs)) is not None

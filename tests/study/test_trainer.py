@@ -1,10 +1,6 @@
-"""The trainer on real images and tiny networks: what it learns, repeats, saves, and survives."""
+"""The trainer on real images and tiny networks: what it learns, repeats, and survives."""
 
-import dataclasses
 import math
-import os
-import pickle
-import subprocess
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,54 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_trainer import CNN, PLAIN, RESNET, STATEFUL, equal, measured, run, trainer_of, weights
 from torch import Tensor
 from torch.nn import functional
 
-from study.config import SGD, Adam, Augmentation, Cosine, FashionCNN, ResNet, Step, TrialConfig
+from study.config import SGD, Adam, Cosine, ResNet, TrialConfig
 from study.data import Splits
 from study.models import build_model
-from study.records import EpochRecord
-from study.trainer import Precision, Trainer, save_whole
+from study.trainer import Precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CPU = torch.device("cpu")
-CNN = FashionCNN(channels=(4, 8), hidden=(16,), dropout=0.25)
-RESNET = ResNet("resnet", blocks=(1, 1), widths=(8, 16), stem=8)
-AUGMENTED = Augmentation(1, rotation=10, translation=0.1, scale=0.1, shear=5, flip=0.5, erasing=0.3)
-# Everything that keeps a state: dropout, augmentation, a schedule that steps, momentum, batch statistics.
-STATEFUL = TrialConfig(
-    CNN,
-    SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
-    Step(step_size=2, gamma=0.5),
-    AUGMENTED,
-    epochs=6,
-    batch_size=64,
-    label_smoothing=0.1,
-)
-PLAIN = TrialConfig(FashionCNN(channels=(4, 8), hidden=(16,), dropout=0.0), SGD(lr=0.05), batch_size=64)
-
-
-def trainer_of(config: TrialConfig, splits: Splits, seed: int = 0, precision: Precision = "fp32") -> Trainer:
-    return Trainer(config, seed, splits, CPU, precision)
-
-
-def measured(records: list[EpochRecord]) -> list[EpochRecord]:
-    """The records without what no seed fixes: times."""
-    return [replace(record, seconds=0.0, cpu_seconds=0.0, images_per_s=0.0) for record in records]
-
-
-def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def run(trainer: Trainer, epochs: int) -> Trainer:
-    for _ in range(epochs):
-        trainer.run_epoch()
-    return trainer
 
 
 # Learning
@@ -125,11 +83,20 @@ def test_the_last_partial_batch_is_used(small_splits: Splits) -> None:
         assert correct == pytest.approx(round(correct), abs=1e-9)  # out of 307, not of 256
 
 
-def test_a_last_batch_of_one_image(small_splits: Splits) -> None:
+@pytest.mark.parametrize(("images", "steps"), [(64, 1), (65, 1), (66, 2), (129, 2), (193, 3)])
+def test_a_last_batch_of_one_image_joins_the_one_before(images: int, steps: int, small_splits: Splits) -> None:
+    """Six stages end in a 1×1 map, of which batch norm cannot take a single image; cosine ends with the last step."""
     few = small_splits._replace(
-        train_images=small_splits.train_images[:65], train_labels=small_splits.train_labels[:65]
+        train_images=small_splits.train_images[:images], train_labels=small_splits.train_labels[:images]
     )
-    assert math.isfinite(trainer_of(PLAIN, few).run_epoch().train_loss)
+    deep = ResNet("resnet", blocks=(1,) * 6, widths=(4,) * 6, stem=4)
+    trainer = run(trainer_of(TrialConfig(deep, Adam(lr=1e-3), Cosine(), epochs=2, batch_size=64), few), 2)
+    assert {int(state["step"]) for state in trainer.optimizer.state.values()} == {2 * steps}
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+    for record in trainer.history:
+        assert math.isfinite(record.train_loss)
+        correct = record.train_accuracy * images
+        assert correct == pytest.approx(round(correct), abs=1e-9)  # out of all of them
 
 
 def test_images_from_shared_memory_are_read_without_a_warning_and_stay(small_splits: Splits) -> None:
@@ -249,163 +216,3 @@ def test_what_was_good_before_divergence_stays(small_splits: Splits, tmp_path: P
     for one in (trainer, loaded):
         assert math.isfinite(one.finish().loss)
         assert one.evaluate(one.val_images, one.val_labels).accuracy == good.val_accuracy
-
-
-# Saving and loading
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("at", [1, 3])
-def test_a_loaded_trainer_goes_on_to_the_last_bit(
-    at: int, precision: Precision, small_splits: Splits, tmp_path: Path
-) -> None:
-    through = run(trainer_of(STATEFUL, small_splits, 4, precision), at)
-    through.save(tmp_path / "checkpoint.pt")
-    run(through, 6 - at)
-    resumed = trainer_of(STATEFUL, small_splits, 4, precision)
-    torch.rand(17)
-    resumed.load(tmp_path / "checkpoint.pt")
-    assert resumed.epoch == at
-    run(resumed, 6 - at)
-    assert measured(resumed.history) == measured(through.history)
-    assert equal(weights(resumed), weights(through))
-    assert through.best_weights is not None
-    assert resumed.best_weights is not None
-    assert equal(resumed.best_weights, through.best_weights)
-    assert resumed.finish() == through.finish()
-
-
-def test_the_best_weights_of_before_are_kept_over_a_save(small_splits: Splits, tmp_path: Path) -> None:
-    trainer = run(trainer_of(PLAIN, small_splits), 2)
-    expected = trainer.best_weights
-    trainer.save(tmp_path / "checkpoint.pt")
-    resumed = trainer_of(PLAIN, small_splits)
-    resumed.load(tmp_path / "checkpoint.pt")
-    resumed.optimizer.param_groups[0]["lr"] = 3.0
-    resumed.run_epoch()
-    assert resumed.best.epoch <= 2
-    resumed.finish()
-    assert expected is not None
-    assert equal(weights(resumed), expected)
-
-
-def test_saving_changes_nothing(small_splits: Splits, tmp_path: Path) -> None:
-    other = run(trainer_of(STATEFUL, small_splits), 3)
-    saving = trainer_of(STATEFUL, small_splits)
-    for _ in range(3):
-        saving.run_epoch()
-        saving.save(tmp_path / "checkpoint.pt")
-    assert measured(saving.history) == measured(other.history)
-
-
-def test_a_save_leaves_only_the_file(small_splits: Splits, tmp_path: Path) -> None:
-    trainer = run(trainer_of(PLAIN, small_splits), 1)
-    trainer.save(tmp_path / "checkpoint.pt")
-    trainer.save(tmp_path / "checkpoint.pt")
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_save_that_fails_leaves_the_old_file(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "checkpoint.pt"
-    save_whole(path, {"epoch": 1})
-
-    def fail(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match="no space left"):
-        save_whole(path, {"epoch": 2})
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
-    assert torch.load(path, weights_only=True) == {"epoch": 1}
-
-
-def test_a_cut_or_garbled_checkpoint_is_named(small_splits: Splits, tmp_path: Path) -> None:
-    trainer = run(trainer_of(PLAIN, small_splits), 1)
-    path = tmp_path / "checkpoint.pt"
-    trainer.save(path)
-    whole = path.read_bytes()
-    for content in (b"", whole[:100], whole[: len(whole) // 2], whole[:-1], b"<html>not found</html>"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"(?s)^{path}: got .*, must be a checkpoint of this trial"):
-            trainer_of(PLAIN, small_splits).load(path)
-
-
-def test_a_missing_checkpoint_is_named(small_splits: Splits, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{tmp_path / 'none.pt'}: got FileNotFoundError"):
-        trainer_of(PLAIN, small_splits).load(tmp_path / "none.pt")
-
-
-@pytest.mark.parametrize(
-    "key", ["epoch", "history", "model", "best_weights", "optimizer", "schedule", "order", "global"]
-)
-def test_a_checkpoint_without_one_part_is_named(key: str, small_splits: Splits, tmp_path: Path) -> None:
-    trainer = run(trainer_of(PLAIN, small_splits), 1)
-    path = tmp_path / "checkpoint.pt"
-    trainer.save(path)
-    state = torch.load(path, weights_only=True)
-    del state[key]
-    torch.save(state, path)
-    with pytest.raises(ValueError, match=f"^{path}: got KeyError.*{key}"):
-        trainer_of(PLAIN, small_splits).load(path)
-
-
-def test_another_networks_checkpoint_is_named(small_splits: Splits, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    run(trainer_of(PLAIN, small_splits), 1).save(path)
-    foreign = replace(PLAIN, model=RESNET)
-    with pytest.raises(ValueError, match=f"^{path}: got ValueError: configuration {PLAIN.config_id} from seed"):
-        trainer_of(foreign, small_splits).load(path)
-
-
-def test_a_checkpoint_of_another_configuration_of_the_same_network_is_refused(
-    small_splits: Splits, tmp_path: Path
-) -> None:
-    path = tmp_path / "checkpoint.pt"
-    run(trainer_of(PLAIN, small_splits), 1).save(path)
-    foreign = replace(PLAIN, batch_size=PLAIN.batch_size + 1)
-    with pytest.raises(ValueError, match="configuration"):
-        trainer_of(foreign, small_splits).load(path)
-
-
-class Payload:
-    """A pickle that, loaded as Python's, runs a command."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> Any:
-        return subprocess.check_call, (["touch", str(self.target)],)
-
-
-def test_nothing_in_a_checkpoint_is_executed(small_splits: Splits, tmp_path: Path) -> None:
-    trainer = run(trainer_of(PLAIN, small_splits), 1)
-    path, target = tmp_path / "checkpoint.pt", tmp_path / "executed"
-    trainer.save(path)
-    torch.save({**torch.load(path, weights_only=True), "history": Payload(target)}, path)
-    pickle.loads(pickle.dumps(Payload(target)))
-    assert target.exists()  # the payload works
-    target.unlink()
-    with pytest.raises(ValueError, match=f"^{path}: got UnpicklingError"):
-        trainer.load(path)
-    assert not target.exists()
-
-
-def test_a_checkpoint_holds_only_what_is_needed(small_splits: Splits, tmp_path: Path) -> None:
-    """No image of the split travels with it: twice the weights, once the momentum, and little else."""
-    trainer = run(trainer_of(replace(PLAIN, model=FashionCNN()), small_splits), 1)
-    trainer.save(tmp_path / "checkpoint.pt")
-    size = (tmp_path / "checkpoint.pt").stat().st_size
-    assert 3 * 4 * 422_474 < size < 3 * 4 * 422_474 + 100_000
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_on_a_gpu_a_loaded_trainer_goes_on(precision: Precision, small_splits: Splits, tmp_path: Path) -> None:
-    device = torch.device("cuda")
-    through = run(Trainer(STATEFUL, 4, small_splits, device, precision), 2)
-    through.save(tmp_path / "checkpoint.pt")
-    resumed = Trainer(STATEFUL, 4, small_splits, device, precision)
-    resumed.load(tmp_path / "checkpoint.pt")
-    for one, other in zip(run(through, 2).history, run(resumed, 2).history, strict=True):
-        assert dataclasses.astuple(one)[2:6] == pytest.approx(dataclasses.astuple(other)[2:6], abs=0.02)

@@ -1,0 +1,430 @@
+"""A space from a YAML file: read and checked as a whole.
+
+    model, optimizer, schedule   a name, or {name: {hyperparameter: value, …}}, or {choice: [such ones]}
+    a value                      fixed, or {choice: […]}, {uniform: [low, high]}, {log: [low, high]}, {int: [low, high]}
+    arms                         {name: fixed settings}; what an arm leaves out it takes from the top level
+
+The YAML is read as nodes, not as Python values, so that every problem is reported at its own line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os.path
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from study import config
+from study.config import Augmentation, Range, TrialConfig
+from study.space import (
+    TEST_IMAGES,
+    TRAINING_IMAGES,
+    Budget,
+    Choice,
+    Distribution,
+    Int,
+    Log,
+    Part,
+    Space,
+    Split,
+    Uniform,
+    Value,
+)
+
+FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
+CLASSES = 10
+MAX_BYTES = 1 << 20
+MAX_ITEMS = 64  # of a list or a choice: aliases could otherwise make a small file take hours
+SECTIONS = {
+    "split": ("train", "validation", "seed"),
+    "budget": ("trials", "candidates", "seeds"),
+    "preview": ("train", "validation", "test", "epochs", "trials", "candidates", "seeds"),
+}
+REQUIRED = ("model", "optimizer", "epochs", "budget", "preview")
+ARM_NAME = re.compile(r"(?!candidate-)[A-Za-z0-9_-]{1,40}")
+PARTS = (*config.COMPONENTS, "augmentation")
+PLAIN = {name: field for name, field in config.FIELDS.items() if name not in PARTS}
+NUMBERS = {f.name: f for f in (*dataclasses.fields(Split), *dataclasses.fields(Budget), PLAIN["epochs"])}
+
+T = TypeVar("T")
+Entries = dict[str, yaml.Node]
+
+
+class SpaceError(ValueError):
+    """Everything that is wrong with a space: `problems`, one a line, `file:line: key: got …, must be …`."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def find(name: str) -> Path:
+    """The file of that name: as given where it exists, else among the project's own spaces. Raises SpaceError."""
+    for path in (Path(name), FOLDER / name):
+        if os.path.isfile(path):
+            return path
+    known = ", ".join(sorted(path.name for path in FOLDER.glob("*.yaml")))
+    raise SpaceError([f"{_short(name)}:1: file: got no such file, must be a path or one of {known}"])
+
+
+def load(path: Path) -> Space:
+    """The space in a file. Raises SpaceError with every problem, in the order of the lines."""
+    reader = _Reader(str(path))
+    text, root = reader.compose(path)
+    space = reader.space(root, path.stem, text) if root is not None else None
+    if space is None:
+        raise SpaceError([message for *_, message in sorted(reader.problems, key=lambda problem: problem[:2])])
+    return space
+
+
+class _Reader:
+    """Reads nodes into values and collects the problems; what could not be read is None or keeps its default."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[tuple[int, int, str]] = []  # line, column, message
+        self.keys: dict[str, yaml.Node] = {}  # where each dotted key was met last
+
+    def problem(self, at: yaml.Node | int, key: str, got: str, must: str) -> None:
+        line, column = (at, 0) if isinstance(at, int) else (at.start_mark.line + 1, at.start_mark.column)
+        self.problems.append((line, column, f"{self.file}:{line}: {key}: got {got}, must be {must}"))
+
+    def compose(self, path: Path) -> tuple[str, yaml.Node | None]:
+        """The file's text and its root node; None, reported, where there is none."""
+        data, text = b"", ""
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                self.problem(1, "file", "more than 1 MiB", "at most 1 MiB")
+                return text, None
+            text = data.decode("utf-8")
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            if root is None:
+                self.problem(1, "file", "an empty file", f"a mapping with {', '.join(REQUIRED)}")
+            return text, root
+        except OSError as error:
+            self.problem(1, "file", error.strerror or str(error), "a file that can be read")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            self.problem(line, "file", f"the byte 0x{data[error.start]:02x}", "text in UTF-8")
+        except RecursionError:
+            self.problem(1, "file", "lists or mappings nested too deeply", "a mapping as the README describes")
+        except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: PyYAML on "\UFFFFFFFF"
+            mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+            line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1
+            what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+            self.problem(line, "file", f"what is not YAML ({_short(what)})", "YAML")
+        return text, None
+
+    def space(self, root: yaml.Node, name: str, text: str) -> Space | None:
+        """The whole file; None where there was any problem."""
+        self.keys[""] = root
+        top = self.mapping(root, "", [*config.FIELDS, *SECTIONS, "arms"])
+        if isinstance(root, yaml.MappingNode):
+            self.missing("", REQUIRED, top)
+        parts, rest, bad = self.settings(top, "", TrialConfig(), fixed=False)
+        parts = {key: parts.get(key) or (Part("", getattr(rest.base, key), {}),) for key in PARTS}
+        named = self.mapping(top["arms"], "arms", None) if "arms" in top else {}
+        arms = {arm: self.arm(arm, node, parts, rest) for arm, node in named.items()}
+        epochs = rest.base.epochs if "epochs" in top and "epochs" not in bad else None
+        full = dataclasses.asdict(Split()) | {"epochs": epochs}
+        full |= self.section(top, "split") | self.section(top, "budget")
+        changes = self.section(top, "preview")
+        small = full | changes
+        self.totals(full, changes, small)
+        if self.problems:
+            return None
+        preview = (_pick(Split, small), int(small["epochs"]), _pick(Budget, small))
+        return Space(name, text, parts, rest, _pick(Split, full), _pick(Budget, full), arms, preview)
+
+    def totals(self, full: dict[str, Any], changes: dict[str, Any], small: dict[str, Any]) -> None:
+        """What numbers cannot be together; None stands for one that could not be read."""
+        train, validation = full["train"], full["validation"]
+        if train and validation and train + validation > TRAINING_IMAGES:
+            got = f"{train} + {validation} = {train + validation} images"
+            self.problem(self.keys["split"], "split", got, f"at most {TRAINING_IMAGES}, all that there are")
+        for section, numbers in (("split", full), ("preview", small)):
+            at = self.keys.get(section)
+            for part, whole in (("train", TRAINING_IMAGES), ("test", TEST_IMAGES)):
+                held = numbers["validation"] if part == "train" else 0
+                if at and numbers[part] and held is not None and 0 < whole - numbers[part] - held < CLASSES:
+                    got = f"{whole - numbers[part] - held} {part} images left out"
+                    self.problem(at, section, got, f"none or at least {CLASSES}: what is left out is stratified too")
+        for key, number in changes.items():
+            if number is not None and full[key] is not None and number > full[key]:
+                must = f"at most {full[key]}, as in the full study"
+                self.problem(self.keys[f"preview.{key}"], f"preview.{key}", str(number), must)
+        for section, numbers in (("budget", full), ("preview", small)):
+            trials, candidates = numbers["trials"], numbers["candidates"]
+            at = self.keys.get(f"{section}.candidates") or self.keys.get(f"{section}.trials")
+            if at and trials is not None and candidates is not None and candidates > trials:
+                must = f"at most {trials}, the number of trials"
+                self.problem(at, f"{section}.candidates", str(candidates), must)
+
+    def section(self, top: Entries, key: str) -> dict[str, Any]:
+        """The numbers that a section gives, by name; None for one that could not be read."""
+        known = SECTIONS[key]
+        unread = dict.fromkeys(known if key == "budget" else ())
+        if key not in top:
+            return unread
+        entries = self.mapping(top[key], key, known)
+        if not isinstance(top[key], yaml.MappingNode):
+            return dict.fromkeys(known)
+        self.missing(key, unread, entries)
+        return unread | {k: self.parameter(node, f"{key}.{k}", NUMBERS[k], fixed=True) for k, node in entries.items()}
+
+    def arm(self, name: str, node: yaml.Node, top: dict[str, tuple[Part, ...]], rest: Part) -> TrialConfig:
+        at, key = self.keys[f"arms.{name}"], f"arms.{_short(name)}"
+        if not ARM_NAME.fullmatch(name):
+            must = "1 to 40 of A-Z, a-z, 0-9, _ and -, other than candidate-…"
+            self.problem(at, "arms", f"the name {_short(repr(name))}", must)
+        entries = self.mapping(node, key, config.FIELDS)
+        parts, own, _ = self.settings(entries, key, rest.base, fixed=True)
+        varied = {k for k, alternatives in top.items() if len(alternatives) > 1 or alternatives[0].ranges}
+        for field in config.FIELDS if isinstance(node, yaml.MappingNode) else ():
+            if field not in entries and (field in varied or field in rest.ranges):
+                self.problem(at, f"{key}.{field}", "nothing", "given because the space varies it")
+        chosen = {kind: (parts.get(kind) or top[kind])[0].base for kind in PARTS}
+        result: TrialConfig = dataclasses.replace(own.base, **chosen)
+        return result
+
+    def settings(
+        self, entries: Entries, key: str, defaults: TrialConfig, fixed: bool
+    ) -> tuple[dict[str, tuple[Part, ...]], Part, set[str]]:
+        """The components that are given and readable, the plain settings, and which of these could not be read."""
+        parts = {k: self.component(entries[k], _join(key, k), k, fixed) for k in config.COMPONENTS if k in entries}
+        if "augmentation" in entries:
+            inner = _join(key, "augmentation")
+            maxima = self.mapping(entries["augmentation"], inner, _names(Augmentation()))
+            part, _ = self.fill(maxima, inner, Augmentation(), fixed, ("strength",))
+            off = "strength" not in part.ranges and part.base.strength == 0
+            parts["augmentation"] = (Part("augmentation", Augmentation(), {}) if off else part,)
+        rest, bad = self.fill({k: entries[k] for k in PLAIN if k in entries}, key, defaults, fixed)
+        return parts, dataclasses.replace(rest, label=""), bad
+
+    def component(self, node: yaml.Node, key: str, kind: str, fixed: bool) -> tuple[Part, ...]:
+        """The alternatives of a model, optimizer or schedule, labelled apart; empty where none could be read."""
+        options = [node]
+        if isinstance(node, yaml.MappingNode) and [name.value for name, _ in node.value] == ["choice"]:
+            if fixed:
+                self.problem(node, key, "a choice", "one fixed option in an arm")
+                return ()
+            options = self.items(node.value[0][1], f"{key}.choice", "options")
+        read = [(option, part) for option in options if (part := self.option(option, key, kind, fixed))]
+        parts: list[Part] = []
+        for option, part in read:
+            twin = next((other for other, earlier in read[: len(parts)] if part.overlaps(earlier)), None)
+            if twin is not None:
+                got = f"an option that overlaps that of line {twin.start_mark.line + 1}"
+                self.problem(option, f"{key}.{part.label}", got, "one that cannot take the same values")
+            same = 1 + sum(earlier.base.name == part.base.name for earlier in parts)
+            parts.append(part if same == 1 else dataclasses.replace(part, label=f"{part.label}#{same}"))
+        return tuple(parts)
+
+    def option(self, node: yaml.Node, key: str, kind: str, fixed: bool) -> Part | None:
+        """One component: a name, or a name with its hyperparameters."""
+        known = config.COMPONENTS[kind]
+        at, inside = node.value[0] if isinstance(node, yaml.MappingNode) and len(node.value) == 1 else (node, None)
+        name = at.value if isinstance(at, yaml.ScalarNode) else ""
+        if name not in known:
+            self.problem(at, key, _shown(at), _one_of(known, name))
+            return None
+        prototype, key = known[name], f"{key}.{name}"
+        self.keys[key] = at
+        entries = self.mapping(inside, key, _names(prototype)) if inside is not None else {}
+        for size in [size for size in config.FIXED_SIZES.get(name, ()) if size in entries]:
+            must = f"left out: {name} has its own; use resnet for other sizes"
+            self.problem(self.keys[f"{key}.{size}"], f"{key}.{size}", _shown(entries.pop(size)), must)
+        part, bad = self.fill(entries, key, prototype, fixed, ("lr",) if kind == "optimizer" else ())
+        if conflict := part.conflict(bad):
+            where, got, must = conflict
+            self.problem(self.keys[f"{key}.{where}" if where in entries else key], f"{key}.{where}", got, must)
+        return part
+
+    def fill(
+        self, entries: Entries, key: str, prototype: Any, fixed: bool, required: tuple[str, ...] = ()
+    ) -> tuple[Part, set[str]]:
+        """The prototype with the entries' values in place, and the names of those that could not be read."""
+        fields = {field.name: field for field in dataclasses.fields(prototype)}
+        read = {
+            name: self.parameter(entries[name], _join(key, name), field, fixed or name == "epochs")
+            for name, field in fields.items()
+            if name in entries
+        }
+        bad = {name for name, value in read.items() if value is None} | set(self.missing(key, required, entries))
+        ranges = {name: value for name, value in read.items() if isinstance(value, Distribution)}
+        base = {name: value for name, value in read.items() if name not in bad and name not in ranges}
+        return Part(key.rpartition(".")[2], dataclasses.replace(prototype, **base), ranges), bad
+
+    def parameter(
+        self, node: yaml.Node, key: str, field: dataclasses.Field[Any], fixed: bool
+    ) -> Value | Distribution | None:
+        """A fixed value or a distribution of the field; a choice of one is that value."""
+        if not isinstance(node, yaml.MappingNode):
+            constant: Value | None = self.constant(node, key, field)
+            return constant
+        if fixed:
+            self.problem(node, key, "a mapping", "a fixed value")
+            return None
+        kinds = {"float": ("choice", "uniform", "log"), "int": ("choice", "int")}.get(str(field.type), ("choice",))
+        if len(node.value) != 1:
+            self.problem(node, key, f"a mapping of {len(node.value)} keys", f"a value or one of {', '.join(kinds)}")
+            return None
+        for kind, inner in self.mapping(node, key, kinds).items():
+            read = self.choice if kind == "choice" else self.range
+            return read(inner, f"{key}.{kind}", field)
+        return None
+
+    def range(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> Distribution | None:
+        kinds: dict[str, type[Uniform | Log | Int]] = {"uniform": Uniform, "log": Log, "int": Int}
+        kind = kinds[key.rpartition(".")[2]]
+        if not isinstance(node, yaml.SequenceNode) or len(node.value) != 2:
+            self.problem(node, key, _shown(node), "two numbers, [low, high]")
+            return None
+        low, high = (self.constant(end, key, field) for end in node.value)
+        if low is None or high is None:
+            return None
+        if low >= high:
+            self.problem(node, key, _shown(node), "[low, high] with low below high")
+        elif kind is Log and low <= 0:
+            self.problem(node, key, _shown(node), "[low, high] with low above 0")
+        else:
+            return kind(low, high)
+        return None
+
+    def choice(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> Value | Distribution | None:
+        nodes = self.items(node, key, "options")
+        options: list[Any] = []
+        for item in nodes:
+            value = self.constant(item, key, field)
+            if value is not None and value in options:
+                self.problem(item, key, f"{_shown(item)} twice", "options that differ")
+            elif value is not None:
+                options.append(value)
+        if not options or len(options) < len(nodes):
+            return None
+        only: Value = options[0]
+        return Choice(tuple(options)) if len(options) > 1 else only
+
+    def constant(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> Any:
+        """A value of the field's type and in its range; None, reported, where it is not."""
+        kind, limits = str(field.type), field.metadata.get("range", Range(-math.inf, math.inf))
+        if kind == "tuple[int, ...]":
+            items = self.items(node, key, f"whole numbers {limits}")
+            values = tuple(self.scalar(item, key, "int", limits) for item in items)
+            return None if not values or None in values else values
+        return self.scalar(node, key, kind, limits)
+
+    def scalar(self, node: yaml.Node, key: str, kind: str, limits: Range) -> bool | int | float | None:
+        value = _construct(node)
+        if kind == "bool" and isinstance(value, bool):
+            return value
+        if kind == "int" and type(value) is int and value in limits:
+            return value
+        if kind == "float" and type(value) in (int, float) and value in limits:
+            return float(value) + 0.0  # -0.0 becomes 0.0: equal configurations have equal ids
+        got = _shown(node)
+        must = {"bool": "true or false", "int": f"a whole number {limits}", "float": f"a number {limits}"}[kind]
+        if kind == "float" and isinstance(value, str) and (number := _as_number(value, limits)):
+            got += " (YAML 1.1 reads it as text)" if getattr(node, "style", None) is None else ""
+            must = f"a number: write {number}"
+        self.problem(node, key, got, must)
+        return None
+
+    def items(self, node: yaml.Node, key: str, what: str) -> list[yaml.Node]:
+        """The items of a list; none, reported, where it is not one, or is empty or too long."""
+        if isinstance(node, yaml.SequenceNode) and 1 <= len(node.value) <= MAX_ITEMS:
+            return list(node.value)
+        self.problem(node, key, _shown(node), f"a list of 1 to {MAX_ITEMS} {what}")
+        return []
+
+    def mapping(self, node: yaml.Node, key: str, known: Collection[str] | None) -> Entries:
+        """The entries of a mapping whose keys are known (any text where None) and given once."""
+        entries: Entries = {}
+        if not isinstance(node, yaml.MappingNode):
+            self.problem(node, key or "file", _shown(node), "a mapping")
+            return entries
+        for at, value in node.value:
+            if not isinstance(at, yaml.ScalarNode):
+                self.problem(at, key or "file", f"{_shown(at)} as a key", "text")
+                continue
+            name, inner = at.value, _join(key, _short(at.value))
+            if known is not None and name not in known:
+                self.problem(at, inner, "an unknown key", _one_of(known, name))
+            elif name in entries:
+                first = self.keys[_join(key, name)].start_mark.line + 1
+                self.problem(at, inner, f"a second one beside that of line {first}", "given once")
+            else:
+                self.keys[_join(key, name)] = at
+                entries[name] = value
+        return entries
+
+    def missing(self, key: str, required: Collection[str], entries: Entries) -> list[str]:
+        names = [name for name in required if name not in entries]
+        for name in names:
+            self.problem(self.keys[key], _join(key, name), "nothing", "given")
+        return names
+
+
+def _names(prototype: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(prototype) if field.name != "name")
+
+
+def _pick(kind: type[T], numbers: dict[str, Any]) -> T:
+    return kind(**{name: numbers[name] for name in _names(kind)})
+
+
+def _construct(node: yaml.Node) -> Any:
+    """The Python value of a scalar; None for anything else and for what its own tag cannot read."""
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(node) if isinstance(node, yaml.ScalarNode) else None
+    except (yaml.YAMLError, ValueError, LookupError, OverflowError):
+        return None
+
+
+def _as_number(text: str, limits: Range) -> str | None:
+    """How YAML 1.1 wants the number written that the text means: `1.0e-4` for `1e-4`; None where it means none."""
+    mantissa, _, exponent = text.strip().lower().partition("e")
+    try:
+        if not text.isascii() or float(text) not in limits:
+            return None
+        return mantissa + ("" if "." in mantissa else ".0") + (f"e{int(exponent):+d}" if exponent else "")
+    except ValueError:
+        return None
+
+
+def _one_of(known: Collection[str], got: str) -> str:
+    near = difflib.get_close_matches(got[:100], known, 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"one of {', '.join(known)}{hint}" if known else "left out: there are none here"
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _shown(node: yaml.Node) -> str:
+    """A node as a message names it."""
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        short = 1 <= len(node.value) <= 4 and all(isinstance(item, yaml.ScalarNode) for item in node.value)
+        return f"[{', '.join(map(_shown, node.value))}]" if short else f"a list of {len(node.value)} items"
+    kind = node.tag.rpartition(":")[2]
+    return "nothing" if kind == "null" else f"text {_short(repr(node.value))}" if kind == "str" else _short(node.value)
+
+
+def _short(text: str) -> str:
+    """1 to 60 characters that can be printed on one line."""
+    text = text if text and text.isprintable() else repr(text)
+    return text if len(text) <= 60 else text[:59] + "…"

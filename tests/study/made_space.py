@@ -1,0 +1,47 @@
+"""Spaces for tests: texts, and the space that a text makes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from study import space_file
+from study.space import Space
+
+SCRATCH = tempfile.TemporaryDirectory()
+
+TINY = """
+optimizer: {sgd: {lr: 0.1}}
+epochs: 4
+budget: {trials: 4, candidates: 1, seeds: 2}
+preview: {}
+"""
+
+# Every kind of value, options of equal names, and conditions within conditions.
+RICH = """
+model:
+  choice:
+    - resnet: {blocks: {choice: [[1, 1], [2, 2]]}, widths: {choice: [[8, 16], [16, 32]]}, stem: {int: [4, 8]}}
+    - resnet: {blocks: [1, 1, 1], widths: [8, 8, 8], shortcut: {choice: [true, false]}}
+    - fashion_cnn: {channels: {choice: [[8], [8, 16, 32]]}, hidden: [16], dropout: {uniform: [0, 0.5]}}
+    - resnet: {blocks: [3], widths: [8]}
+optimizer:
+  choice:
+    - sgd: {lr: {log: [0.001, 0.1]}, momentum: 0}
+    - sgd: {lr: {log: [0.001, 0.1]}, momentum: {uniform: [0.5, 0.9]}, nesterov: {choice: [true, false]}}
+    - adamw: {lr: {choice: [0.001, 0.01]}, weight_decay: {choice: [0]}}
+schedule: {choice: [cosine, {step: {step_size: {int: [1, 3]}, gamma: {log: [0.1, 1]}}}]}
+augmentation: {strength: {uniform: [0, 1]}, rotation: {choice: [0, 10]}, flip: {uniform: [0, 0.5]}, shear: 5}
+epochs: 4
+batch_size: {int: [16, 256]}
+label_smoothing: {choice: [0, 0.1]}
+budget: {trials: 4, candidates: 1, seeds: 2}
+preview: {train: 100}
+"""
+
+
+def read(text: str | bytes, name: str = "space.yaml") -> Space:
+    """The space of a file with this content. Raises SpaceError."""
+    path = Path(SCRATCH.name) / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return space_file.load(path)

@@ -1,0 +1,170 @@
+"""The search without its training: what a study that goes on knows of the trials before."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_space import read
+from made_trials import ended
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from study import records
+from study.config import SGD
+from study.execution import METRIC, Resources, best_so_far, replay
+from study.records import EpochRecord, TrialRecord
+from study.search import Search, build_scheduler
+from study.space import Space
+
+EPOCHS = 10
+SPACE = f"""
+model: {{fashion_cnn: {{channels: [4], hidden: [16]}}}}
+optimizer: {{sgd: {{lr: {{log: [0.001, 0.3]}}}}}}
+batch_size: {{choice: [32, 64]}}
+epochs: {EPOCHS}
+arms:
+  source: {{optimizer: {{sgd: {{lr: 0.1}}}}, batch_size: 32, epochs: 30}}
+budget: {{trials: 16, candidates: 3, seeds: 2}}
+preview: {{}}
+"""
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return read(SPACE)
+
+
+# ASHA's rungs, at 1, 3 and 9 epochs
+
+
+def reached(scheduler: TrialScheduler, course: list[float]) -> int:
+    """The epoch at which a new trial of this course ends; the scheduler stays as it was."""
+    scheduler, trial, nobody = copy.deepcopy(scheduler), Trial("new", stub=True), None
+    scheduler.on_trial_add(nobody, trial)
+    for epoch, accuracy in enumerate(course, 1):
+        if scheduler.on_trial_result(nobody, trial, {"epoch": epoch, METRIC: accuracy}) == TrialScheduler.STOP:
+            return epoch
+    raise AssertionError("not even the last epoch ended it")
+
+
+def test_a_newcomer_must_be_among_the_best_third_of_what_was_recorded() -> None:
+    scheduler = build_scheduler("asha", EPOCHS)
+    assert reached(scheduler, [0.1] * EPOCHS) == EPOCHS, "there is nobody yet to be worse than"
+    for number in range(1, 10):
+        replay(scheduler, f"s{number:04}", [(1, number / 10)])
+    for number in range(4, 10):
+        replay(scheduler, f"t{number:04}", [(1, 0.99), (2, 0.99), (3, number / 10)])
+    # At one epoch nine of 0.1 … 0.9 and six of 0.99: the best third begins at the two thirds' quantile, 0.933.
+    assert reached(scheduler, [0.93] * EPOCHS) == 1
+    # At three epochs six of 0.4 … 0.9: 0.733.
+    assert reached(scheduler, [0.95, 0.95, 0.73, *[0.99] * 7]) == 3
+    assert reached(scheduler, [0.95, 0.95, 0.74, *[0.99] * 7]) == EPOCHS
+
+
+def test_a_search_that_goes_on_stops_trials_as_one_that_was_never_cut_off(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = build_scheduler("asha", EPOCHS)
+    running: dict[str, Trial] = {}
+    ends = np.random.default_rng(0).uniform(0.3, 0.9, 15)
+    courses: dict[str, list[float]] = {f"s{number:04}": [] for number in range(1, 16)}
+    for epoch in range(1, EPOCHS + 1):  # side by side, each one's epoch before any one's next
+        for trial_id, end in zip(courses, ends, strict=True):
+            if epoch == 1:
+                running[trial_id] = Trial("live", stub=True)
+                live.on_trial_add(None, running[trial_id])
+            if trial_id in running:
+                courses[trial_id].append(end * (1 - 0.5**epoch))
+                result = {"epoch": epoch, METRIC: courses[trial_id][-1]}
+                if live.on_trial_result(None, running[trial_id], result) == TrialScheduler.STOP:
+                    del running[trial_id]
+    assert {len(course) for course in courses.values()} == {1, 3, 9, 10}
+    for trial_id, course in courses.items():
+        status = "completed" if len(course) == EPOCHS else "stopped"
+        ended(tmp_path, TrialRecord(trial_id, "search", space.arms["source"], 0), course, status=status)
+
+    handed: list[TrialScheduler] = []
+    monkeypatch.setattr("study.search.run_trials", lambda *arguments, **_: handed.append(arguments[5]))
+    splits: Any = None
+    Search(tmp_path, space, 0).run(splits, Resources(1, 0.0, "fp32"), [], "asha")
+    (resumed,) = handed
+    newcomers = [[end * (1 - 0.5**epoch) for epoch in range(1, EPOCHS + 1)] for end in np.linspace(0, 1, 101)]
+    found = [reached(resumed, course) for course in newcomers]
+    assert found == [reached(live, course) for course in newcomers]
+    assert set(found) == {1, 3, 9, 10}
+    assert found == sorted(found)
+
+
+# Candidates
+
+
+def train(study: Path, record: TrialRecord) -> tuple[TrialRecord, list[EpochRecord]]:
+    """A trial's made-up end: the better the nearer its learning rate is to 0.03; every fifth is stopped while ahead."""
+    accuracy = 0.9 - 0.1 * abs(math.log10(record.config.optimizer.lr / 0.03))
+    if record.arm:
+        return ended(study, record, [0.97] * EPOCHS)
+    match int(record.trial_id[1:]) % 5:
+        case 0:
+            return ended(study, record, [0.98], status="stopped", stop_reason="asha")
+        case 1:
+            return ended(study, record, [0.99, 0.99], status="diverged", stop_reason="diverged")
+        case 2:
+            return ended(study, record, [], status="failed", stop_reason="error")
+        case _:
+            return ended(study, record, [accuracy - 0.1, accuracy, *[accuracy - 0.2] * 8])
+
+
+def test_candidates_and_proposals_are_the_same_after_any_interruption(space: Space, tmp_path: Path) -> None:
+    through = Search(tmp_path / "through", space, 0)
+    while (record := through.next_trial()) is not None:
+        through.trial_ended(*train(through.study, record))
+    while (record := (cut := Search(tmp_path / "cut", space, 0)).next_trial()) is not None:
+        train(cut.study, record)
+    searched = records.read_trials(through.study, "search")
+    assert len(searched) == 16
+    assert records.read_trials(cut.study, "search") == searched
+    assert cut.candidates() == through.candidates() == Search(through.study, space, 0).candidates()
+
+    completed = [record for record in searched if record.status == "completed" and record.arm is None]
+    assert len(completed) > 3
+    completed.sort(key=lambda record: abs(math.log(record.config.optimizer.lr / 0.03)))
+    assert through.candidates() == completed[:3]
+
+
+def test_a_configuration_is_a_candidate_once_and_an_arm_never(space: Space, tmp_path: Path) -> None:
+    def of(number: int, lr: float, accuracy: float) -> TrialRecord:
+        config = replace(space.arms["source"], optimizer=SGD(lr=lr), epochs=EPOCHS if lr != 0.1 else 30)
+        return ended(tmp_path, TrialRecord(f"s{number:04}", "search", config, 0), [accuracy])[0]
+
+    of(1, lr=0.1, accuracy=0.9)  # a proposal that met the arm
+    twice, again = of(2, lr=0.2, accuracy=0.7), of(3, lr=0.2, accuracy=0.8)
+    equal = of(4, lr=0.05, accuracy=0.8)
+    assert twice.config_id == again.config_id
+    assert Search(tmp_path, space, 0).candidates() == [again, equal]
+
+
+def test_a_trial_that_was_cut_off_comes_first_and_counts_once(space: Space, tmp_path: Path) -> None:
+    before = Search(tmp_path, space, 0)
+    arm, first, second = (before.next_trial() for _ in range(3))
+    assert arm is not None
+    assert first is not None
+    assert second is not None
+    ended(tmp_path, arm, [0.5] * EPOCHS)
+    ended(tmp_path, first, [0.5, 0.6], status="running")
+    ended(tmp_path, second, [0.5] * EPOCHS)
+    after = Search(tmp_path, space, 0)
+    assert (after.count, after.ended) == (3, 2)
+    taken = after.next_trial()
+    assert taken is not None
+    assert (taken.trial_id, taken.config, taken.status) == (first.trial_id, first.config, "running")
+    assert best_so_far(records.read_epochs(records.trial_folder(tmp_path, taken))) == [(1, 0.5), (2, 0.6)]
+    new = after.next_trial()
+    assert new is not None
+    assert new.trial_id == "s0004"
+    assert sum(after.next_trial() is not None for _ in range(20)) == 16 - 4

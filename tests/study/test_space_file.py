@@ -1,0 +1,270 @@
+"""Reading spaces: every message of the broken ones, and whatever bytes a file holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_space import RICH, TINY, read
+from optuna.trial import FixedTrial
+
+from study import space_file
+from study.config import MODELS
+from study.space import Space
+from study.space_file import SpaceError
+
+BROKEN_FOLDER = Path(__file__).parent / "broken_spaces"
+MESSAGE = re.compile(r"(?s).*?:(\d+): .+: got .+, must be .+")
+TRIAL_KEYS = "model, optimizer, schedule, augmentation, epochs, batch_size, label_smoothing, mean, std"
+AUGMENTATION = "strength, rotation, translation, scale, shear, flip, erasing"
+# line: key: got …, must be …
+BROKEN = {
+    "choices": """
+5: model.resnet: got an option that overlaps that of line 4, must be one that cannot take the same values
+6: model.resnet18: got an option that overlaps that of line 3, must be one that cannot take the same values
+7: model: got [text 'fashion_cnn'], must be one of resnet, resnet18, three_block, fashion_cnn
+8: model: got text 'choice', must be one of resnet, resnet18, three_block, fashion_cnn
+9: optimizer.sgd.lr.choice: got a list of 0 items, must be a list of 1 to 64 options
+9: optimizer.sgd.momentum.choice: got 0.90 twice, must be options that differ
+9: optimizer.sgd.nesterov.uniform: got an unknown key, must be one of choice
+10: schedule.choice: got text 'cosine', must be a list of 1 to 64 options
+11: augmentation.strength: got a mapping of 2 keys, must be a value or one of choice, uniform, log
+11: augmentation.flip.uniform: got [0], must be two numbers, [low, high]
+11: augmentation.shear.lgo: got an unknown key, must be one of choice, uniform, log (did you mean log?)
+11: augmentation.rotation.uniform: got 5, must be two numbers, [low, high]
+12: batch_size.log: got an unknown key, must be one of choice, int
+13: epochs: got a mapping, must be a fixed value
+""",
+    "duplicate_key": """
+6: optimizer.sgd.lr: got a second one beside that of line 4, must be given once
+10: epochs: got a second one beside that of line 7, must be given once
+13: arms.one: got a second one beside that of line 12, must be given once
+""",
+    "empty": """
+1: file: got an empty file, must be a mapping with model, optimizer, epochs, budget, preview
+""",
+    "exponent": """
+4: optimizer.adam.lr.log: got text '1e-4' (YAML 1.1 reads it as text), must be a number: write 1.0e-4
+4: optimizer.adam.lr.log: got text '1e-2' (YAML 1.1 reads it as text), must be a number: write 1.0e-2
+5: optimizer.adam.weight_decay.choice: got text '1E-05' (YAML 1.1 reads it as text), must be a number: write 1.0e-5
+5: optimizer.adam.weight_decay.choice: got text '0.1', must be a number: write 0.1
+6: epochs: got text '1e1', must be a whole number in [1, 10000]
+""",
+    "fixed_sizes": """
+4: model.resnet18.blocks: got [1, 1], must be left out: resnet18 has its own; use resnet for other sizes
+5: model.resnet18.widths: got a mapping, must be left out: resnet18 has its own; use resnet for other sizes
+7: model.three_block.stem: got 8, must be left out: three_block has its own; use resnet for other sizes
+13: arms.thin.model.resnet18.widths: got [8, 8], must be left out: resnet18 has its own; use resnet for other sizes
+""",
+    "log_of_zero": """
+4: optimizer.sgd.lr.log: got 0, must be a number in (0, 100]
+5: optimizer.adam.weight_decay.log: got [0, 0.1], must be [low, high] with low above 0
+""",
+    "loop_of_aliases": """
+3: optimizer: got text 'choice', must be one of sgd, adam, adamw
+5: arms.one.one: got an unknown key, must be one of @TRIAL_KEYS
+""",
+    "low_above_high": """
+1: model.fashion_cnn.dropout.uniform: got [0.5, 0.1], must be [low, high] with low below high
+4: optimizer.sgd.lr.log: got [0.3, 0.01], must be [low, high] with low below high
+5: optimizer.sgd.momentum.uniform: got [0.9, 0.9], must be [low, high] with low below high
+6: batch_size.int: got [256, 32], must be [low, high] with low below high
+""",
+    "missing_keys": """
+1: model: got nothing, must be given
+1: epochs: got nothing, must be given
+1: optimizer.adam.lr: got nothing, must be given
+2: schedule: got nothing, must be one of none, step, cosine
+3: augmentation.strength: got nothing, must be given
+4: budget.candidates: got nothing, must be given
+4: budget.seeds: got nothing, must be given
+5: preview: got 3, must be a mapping
+6: arms: got [text 'one', text 'two'], must be a mapping
+""",
+    "missing_optimizer": """
+5: optimizer: got text 'adamm', must be one of sgd, adam, adamw (did you mean adam?)
+6: optimizer.adam.lr: got nothing, must be given
+11: arms.rms.optimizer: got text 'rmsprop', must be one of sgd, adam, adamw
+12: arms.searched.optimizer.sgd.lr: got a mapping, must be a fixed value
+13: arms.chosen.optimizer: got a choice, must be one fixed option in an arm
+14: arms.nothing.optimizer: got nothing, must be given because the space varies it
+15: arms.empty: got nothing, must be a mapping
+16: arms: got the name 'two words', must be 1 to 40 of A-Z, a-z, 0-9, _ and -, other than candidate-…
+""",
+    "not_a_mapping": """
+1: file: got text 'just words', must be a mapping
+""",
+    "not_utf8": """
+2: file: got the byte 0xe9, must be text in UTF-8
+""",
+    "not_yaml": """
+3: file: got what is not YAML (expected ',' or '}', but got '<scalar>'), must be YAML
+""",
+    "only_a_comment": """
+3: file: got nothing, must be a mapping
+""",
+    "out_of_range": """
+1: model.fashion_cnn.channels: got a list of 5 items, must be at most 4: each of them halves the image
+1: model.fashion_cnn.hidden: got 0, must be a whole number in [1, 8192]
+1: model.fashion_cnn.dropout: got 1, must be a number in [0, 1)
+2: optimizer.adam.lr: got 0, must be a number in (0, 100]
+2: optimizer.adam.weight_decay: got -1, must be a number in [0, 1]
+3: schedule.step.step_size: got 0, must be a whole number in [1, 10000]
+3: schedule.step.gamma: got .nan, must be a number in (0, 1]
+4: augmentation.strength.uniform: got 2, must be a number in [0, 1]
+4: augmentation.rotation: got .inf, must be a number in [0, 180]
+5: epochs: got 100000000000000000000000000000, must be a whole number in [1, 10000]
+6: batch_size: got 1, must be a whole number in [2, 60000]
+7: std: got 0, must be a number in (0, 1]
+8: budget.trials: got 0, must be a whole number in [1, 100000]
+8: budget.candidates: got -1, must be a whole number in [0, 1000]
+8: budget.seeds: got 0, must be a whole number in [1, 1000]
+9: preview.test: got 20000, must be a whole number in [10, 10000]
+""",
+    "sums": """
+3: model.resnet.widths: got 3 widths for 2 blocks, must be as many widths as blocks in every combination
+4: model.resnet.widths: got 2 or 3 widths for 2 or 3 blocks, must be as many widths as blocks in every combination
+5: model.fashion_cnn.channels: got a list of 5 items, must be at most 4: each of them halves the image
+6: optimizer.sgd.nesterov: got true with momentum 0, must be used with momentum above 0 only
+7: split: got 55000 + 10000 = 65000 images, must be at most 60000, all that there are
+9: budget.candidates: got 3, must be at most 2, the number of trials
+11: preview.train: got 56000, must be at most 55000, as in the full study
+12: preview.epochs: got 5, must be at most 4, as in the full study
+14: preview.candidates: got 2, must be at most 1, the number of trials
+""",
+    "tab": """
+2: file: got what is not YAML (found character '\\t' that cannot start any token), must be YAML
+""",
+    "text_for_a_number": """
+1: model.resnet.blocks: got text 'one', must be a whole number in [1, 50]
+1: model.resnet.stem: got text '8', must be a whole number in [1, 2048]
+1: model.resnet.shortcut: got text 'no', must be true or false
+2: optimizer.sgd.lr: got text 'fast', must be a number in (0, 100]
+2: optimizer.sgd.momentum: got true, must be a number in [0, 1)
+3: epochs: got text 'four', must be a whole number in [1, 10000]
+4: batch_size: got 64.0, must be a whole number in [2, 60000]
+5: label_smoothing: got nothing, must be a number in [0, 1)
+""",
+    "unknown_alias": """
+2: file: got what is not YAML (found undefined alias 'nowhere'), must be YAML
+""",
+    "unknown_key": """
+1: model.resnet.shortcuts: got an unknown key, must be one of blocks, widths, stem, shortcut (did you mean shortcut?)
+2: optimiser: got an unknown key, must be one of @TRIAL_KEYS, split, budget, preview, arms (did you mean optimizer?)
+3: optimizer.sgd.betas: got an unknown key, must be one of lr, momentum, nesterov, weight_decay
+4: schedule.cosine.t_max: got an unknown key, must be left out: there are none here
+5: augmentation.rotatoin: got an unknown key, must be one of @AUGMENTATION (did you mean rotation?)
+7: budget.trails: got an unknown key, must be one of trials, candidates, seeds (did you mean trials?)
+9: split.test: got an unknown key, must be one of train, validation, seed
+""",
+}
+
+
+def test_an_arm_takes_from_the_top_level_what_it_leaves_out() -> None:
+    loaded = read(
+        "model: three_block" + TINY + "schedule: cosine\nbatch_size: 64\narms: {a: {}, b: {epochs: 9, std: 1}}"
+    )
+    plain = loaded.suggest(FixedTrial({}))
+    assert loaded.arms == {"a": plain, "b": dataclasses.replace(plain, epochs=9, std=1.0)}
+    assert (plain.model.name, plain.schedule.name, plain.batch_size, plain.epochs) == ("three_block", "cosine", 64, 4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "three_block"])
+def test_a_network_of_fixed_sizes_may_leave_its_shortcuts_out(name: str) -> None:
+    loaded = read(f"model: {{{name}: {{shortcut: false}}}}{TINY}")
+    assert loaded.models() == (dataclasses.replace(MODELS[name], shortcut=False),)
+
+
+def test_every_broken_space_is_expected() -> None:
+    assert {path.stem for path in BROKEN_FOLDER.glob("*.yaml")} == set(BROKEN)
+    assert len(BROKEN) >= 12
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(BROKEN_FOLDER)
+    with pytest.raises(SpaceError) as caught:
+        space_file.load(Path(f"{name}.yaml"))
+    expected = BROKEN[name].replace("@TRIAL_KEYS", TRIAL_KEYS).replace("@AUGMENTATION", AUGMENTATION).strip()
+    assert caught.value.problems == [f"{name}.yaml:{line}" for line in expected.splitlines()]
+    assert str(caught.value) == "\n".join(caught.value.problems)
+
+
+def test_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_bytes(RICH.encode() + b"#" * (1 << 20))
+    with pytest.raises(SpaceError, match=re.escape("large.yaml:1: file: got more than 1 MiB, must be at most 1 MiB")):
+        space_file.load(path)
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="got No such file or directory, must be a file that can be read"):
+        space_file.load(tmp_path / "missing.yaml")
+    with pytest.raises(SpaceError, match="got Is a directory, must be a file that can be read"):
+        space_file.load(tmp_path)
+
+
+def test_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert space_file.find("resnet.yaml") == space_file.FOLDER / "resnet.yaml"
+    (tmp_path / "resnet.yaml").write_text("mine")
+    assert space_file.find("resnet.yaml") == Path("resnet.yaml")
+    for name in ("resnett.yaml", "", "\0", "x" * 5000):
+        with pytest.raises(SpaceError, match=r"got no such file, must be a path or one of augmentation\.yaml, "):
+            space_file.find(name)
+
+
+def loads_or_reports(data: bytes) -> None:
+    try:
+        assert isinstance(read(data, "fuzz.yaml"), Space)
+        return
+    except SpaceError as error:
+        problems = error.problems
+    assert problems
+    matches = [MESSAGE.fullmatch(problem) for problem in problems if problem.isprintable()]
+    lines = [int(match[1]) for match in matches if match]
+    assert len(lines) == len(problems), problems
+    assert lines == sorted(lines)
+    assert 1 <= lines[0] <= lines[-1] <= data.count(b"\n") + data.count(b"\r") + 3
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_load_or_report(data: bytes) -> None:
+    loads_or_reports(data)
+
+
+# fmt: off
+WORDS = [
+    "choice", "log", "[", "]", "{", "}", "&a ", "*a", ": ", ", ", "- ", "? ", "<<: ", "|", "'", '"', "\t", "\n",
+    "null", "~", "true", "1e-4", ".nan", "-0.0", "1:30", "2001-99-99", "0x" + "f" * 5000, "9" * 5000, "[" * 1200,
+    "!!int ", "!!float ", "!!binary ", "!x ", "%YAML 9.9\n---\n", '"\\UFFFFFFFF"', '"\\uD800"', "&a [*a]", "é",
+    "sgd", "resnet", "lr", "momentum", "nesterov", "\u2028",
+]
+# fmt: on
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([*sorted(space_file.FOLDER.glob("*.yaml")), None]),
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 12), st.sampled_from(WORDS)), max_size=4),
+)
+def test_any_change_loads_or_reports(path: Path | None, changes: list[tuple[int, int, str]]) -> None:
+    text = path.read_text(encoding="utf-8") if path else RICH
+    text = re.sub("#.*", "", text)  # or most changes would only touch comments
+    for at, length, new in changes:
+        at %= len(text) + 1
+        text = text[:at] + new + text[at + length :]
+    loads_or_reports(text.encode())
+
+
+def test_a_split_that_leaves_too_few_images_to_stratify_is_refused(tmp_path: Path) -> None:
+    text = (space_file.FOLDER / "smoke.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "few.yaml"
+    path.write_text(text.replace("{train: 600, validation: 300}", "{train: 50000, validation: 9995}"), encoding="utf-8")
+    with pytest.raises(SpaceError, match="split: got 5 train images left out, must be none or at least 10"):
+        space_file.load(path)
