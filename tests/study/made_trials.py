@@ -12,7 +12,7 @@ from study.records import EpochRecord, TrialRecord, append_epoch, trial_folder, 
 def ended(
     study: Path, record: TrialRecord, accuracies: list[float], **fields: Any
 ) -> tuple[TrialRecord, list[EpochRecord]]:
-    """The trial, completed if `fields` say nothing else, with these validation accuracies; each epoch took 7 s of CPU."""
+    """The trial with these validation accuracies, completed if `fields` say nothing else; an epoch took 7 s of CPU."""
     record = replace(record, **{"status": "completed", "attempts": 1, **fields})
     write_trial(study, record)
     epochs = [
