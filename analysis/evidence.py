@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -152,17 +154,23 @@ def _attention(
     folder: Path, predictions: pd.DataFrame, two: Sequence[Pair], images: Images | None, step: Step,
     missing: list[str],
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, pd.DataFrame]]:  # fmt: skip
-    """The tables `attention` and `attention_checks`, and the maps for cards, of the trials whose weights are there."""
-    empty = (pd.DataFrame(columns=SCHEMAS[name].names) for name in ("attention", "attention_checks"))
-    attended, checked = empty
+    """The tables `attention` and `attention_checks`, and the maps for cards, of the trials whose weights are there.
+
+    Of the other trials, the tables keep what an earlier report found, so that a study may be kept without its weights.
+    """
     if images is None:
+        attended, checked = (pd.DataFrame(columns=SCHEMAS[name].names) for name in ("attention", "attention_checks"))
         return attended, checked, {}
     of = {str(trial): rows for trial, rows in predictions.groupby("trial_id", sort=True)}
     there = [trial for trial in of if (folder / "confirm" / trial / "best.pt").is_file()]
-    if len(there) < len(of):
+    lost = predictions[~predictions.trial_id.isin(there)]
+    attended, checked = (_earlier(folder, name, lost) for name in ("attention", "attention_checks"))
+    if len(lost):
+        kept = attended.trial_id.nunique()
         missing.append(
-            f"Maps of {len(of) - len(there)} of {len(of)} confirmed trials: their weights, confirm/*/best.pt, are not "
-            "in this folder."
+            f"Maps of {len(of) - len(there)} of {len(of)} confirmed trials cannot be drawn: their weights, "
+            "confirm/*/best.pt, are not in this folder."
+            + (f" What an earlier report measured on those of {kept} is kept." if kept else "")
         )
     samples = {trial: _sample(of[trial], images) for trial in there}
     shared = (images.pixels, images.masks)
@@ -175,19 +183,39 @@ def _attention(
         wanted = {trial: _on_show(trial, two, of[trial], images) for trial in there}
         drawn = dict(networks.over([t for t in there if len(wanted[t])], _maps, wanted.__getitem__, shared, attention))
 
-    def keyed(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    def keyed(found: dict[str, pd.DataFrame], kept: pd.DataFrame) -> pd.DataFrame:
         rows = [found[t].assign(**{n: of[t][n].iloc[0] for n in KEY_NAMES}) for t in there]
-        return pd.concat(rows, ignore_index=True)
+        both = pd.concat([*rows, kept] if len(kept) else rows, ignore_index=True)
+        return both.sort_values("trial_id", kind="stable", ignore_index=True)
 
     if there:
-        attended, checked = keyed(parts), keyed(verdicts)
         order = pd.Series(images.table.index)
-        attended["image"] = attended.image.map(order)
-        attended["matched"] = attended.matched.map(order, na_action="ignore").astype("Int32")
+        parts = {
+            trial: found.assign(
+                image=found.image.map(order), matched=found.matched.map(order, na_action="ignore").astype("Int32")
+            )
+            for trial, found in parts.items()
+        }
+        attended, checked = keyed(parts, attended), keyed(verdicts, checked)
     maps = {
         trial: found.assign(image=wanted[trial].image.to_numpy()).set_index("image") for trial, found in drawn.items()
     }
     return attended, checked, maps
+
+
+def _earlier(folder: Path, table: str, lost: pd.DataFrame) -> pd.DataFrame:
+    """What a table that an earlier report wrote says of the trials of these predictions; nothing where it is not there.
+
+    Or where it is of another version, of which the columns are not what they are now.
+    """
+    try:
+        known = pq.read_schema(folder / "tables" / f"{table}.parquet").equals(SCHEMAS[table], check_metadata=True)
+    except (OSError, pa.ArrowException):
+        known = False
+    if not known:
+        return pd.DataFrame(columns=SCHEMAS[table].names)
+    same = ["trial_id", "config_id", "seed"]
+    return tables.read(folder, table).merge(lost[same].drop_duplicates(), on=same)
 
 
 def _by_place(predictions: pd.DataFrame, images: Images) -> pd.DataFrame:
@@ -222,7 +250,7 @@ def _maps(network: nn.Module, config: TrialConfig, rows: pd.DataFrame, shared: S
     """Of each row's image, the maps as 784 pixels: Grad-CAM for the predicted and the true class, and HiResCAM."""
     inputs = attention.normalised(shared[0][rows.row], config.mean, config.std)
     classes = torch.from_numpy(np.stack([rows[n].cat.codes for n in ("predicted", "label")], axis=1).astype(np.int64))
-    found = {}
+    found: dict[str, list[np.ndarray]] = {}
     for variant in attention.variants(network):
         maps, _ = attention.maps(network, inputs, classes, variant)
         shown = attention.enlarge(maps, attention.target(network)).astype(np.float32).reshape(len(rows), 2, -1)

@@ -15,15 +15,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 from rich.console import Console
 
 from analysis.blocks import Picture, Section
 from analysis.evidence import Step, gather
 from analysis.findings import Page, page
-from analysis.words import plain
+from analysis.schemas import SCHEMAS
+from analysis.words import linked, plain
 from study.data import DataError
 from study.records import RecordError, read_json, write_whole
 
+# Where the tables are that captions name, from the page.
+FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
 TOP = 6  # configurations that are compared two by two
 
 
@@ -100,10 +104,20 @@ def render(template: str, made: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = plain
-    if template.endswith(".html.j2"):  # a number and its % stay on one line
-        environment.finalize = lambda value: value.replace(" %", "\u00a0%") if type(value) is str else value
+    environment.filters |= {"plain": plain, "caption": lambda text: linked(plain(text), FILES, "[{name}]({path})")}
+    if template.endswith(".html.j2"):
+        environment.finalize = lambda value: _unbroken(value) if type(value) is str else value
+        environment.filters["caption"] = _caption
     return environment.get_template(template).render(page=made)
+
+
+def _caption(text: str) -> Markup:
+    return Markup(linked(str(escape(_unbroken(text))), FILES, '<a href="{path}">{name}</a>'))
+
+
+def _unbroken(text: str) -> str:
+    """With every number and its % on one line."""
+    return text.replace(" %", "\u00a0%")
 
 
 if __name__ == "__main__":

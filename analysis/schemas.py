@@ -111,7 +111,7 @@ TRIALS = _schema(
         *KEY,
         _field("model", TEXT, "name of the model"),
         _category("status", "pending, running, completed, stopped, diverged or failed", ordered=False),
-        _field("stop_reason", TEXT, "finished, asha, one-epoch, diverged, error or time-budget", null=True),
+        _field("stop_reason", TEXT, "finished, asha, one-epoch, diverged, error, time-budget or superseded", null=True),
         _field("error", TEXT, "what was raised, where the trial failed", null=True),
         _field("attempts", WHOLE, "how many times it was started; more than 1 after a failure"),
         _field("epochs", WHOLE, "epochs it ran"),

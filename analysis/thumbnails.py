@@ -47,5 +47,5 @@ def sheet(images: Sequence[Bytes]) -> bytes:
 
 def _png(picture: Image.Image) -> bytes:
     out = BytesIO()
-    picture.save(out, "PNG", optimize=True)
+    picture.save(out, "PNG")
     return out.getvalue()

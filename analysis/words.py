@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.statistics import Comparison, Estimate
 
+TABLES = r"(.*)(Tables?:\s)(.*)"  # how a caption ends: with the tables that its numbers are from
 MISSING = "–"
 UNRECORDED = "not recorded"
 
@@ -16,6 +17,20 @@ UNRECORDED = "not recorded"
 def plain(text: str) -> str:
     """Text that Markdown takes as text: one line, no cell borders, no HTML."""
     return re.sub(r"([|<`])", r"\\\1", " ".join(str(text).split()))
+
+
+def linked(caption: str, files: dict[str, str], link: str) -> str:
+    """The caption with the tables that it names at its end as links.
+
+    `files` is where each table is; `link` the form of a link, with {name} and {path}.
+    """
+    names = "|".join(map(re.escape, files))
+
+    def end(found: re.Match[str]) -> str:
+        said = re.sub(rf"\b(?:{names})\b", lambda m: link.format(name=m[0], path=files[m[0]]), found[3])
+        return f"{found[1]}{found[2]}{said}"
+
+    return re.sub(TABLES, end, caption, flags=re.DOTALL)
 
 
 def versus(pair: Comparison) -> str:

@@ -14,6 +14,8 @@ from study.execution import Listener, Resources, run_trials
 from study.records import ENDED, TrialRecord
 from study.space import Space
 
+SUPERSEDED = "superseded"
+
 
 def plan(study: Path, space: Space, candidates: list[TrialRecord], seed: int) -> list[TrialRecord]:
     """Every trial of the stage, those recorded already as they stand: all configurations of a seed, then the next seed.
@@ -33,10 +35,12 @@ def plan(study: Path, space: Space, candidates: list[TrialRecord], seed: int) ->
             if record is None:
                 count += 1
                 record = TrialRecord(f"c{count:04d}", "confirm", config, seed + offset, name, config.epochs)
+            elif record.stop_reason == SUPERSEDED:  # wanted again
+                record = replace(record, status="pending", stop_reason=None)
             planned.append(record)
     for record in known.values():
         if record.status not in ENDED:
-            records.write_trial(study, replace(record, status="stopped", stop_reason="superseded"))
+            records.write_trial(study, replace(record, status="stopped", stop_reason=SUPERSEDED))
             records.drop_checkpoint(records.trial_folder(study, record))
     return planned
 

@@ -3,8 +3,8 @@
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("errors-data").textContent);
   const filters = byId("filters"), gallery = byId("gallery"), more = byId("more"), found = byId("found");
-  const PAGE = 60, SCALE = 3;
-  let matching = [], shown = 0;
+  const PAGE = 60, SCALE = 3, SEEDS = 5;
+  let matching = [], shown = 0, level = 0;
 
   // Which two configurations stand side by side.
   function choose() {
@@ -21,16 +21,20 @@
     for (const pair of pairs) pair.hidden = pair.dataset.pair !== (there ? wanted : "none");
   }
 
-  // The gallery of errors: entries are [image, configuration, predicted, seeds, confidence, categories as bits].
+  // The gallery of errors: entries are [image, configuration, predicted, confidence, categories as bits, and from
+  // SEEDS on: the seeds that made the error, and those of them above each level of confidence].
   function filter() {
     const value = (name) => filters.querySelector(`[name=${name}]`).value;
     const is = (name, found) => value(name) === "" || Number(value(name)) === found;
     const suspect = filters.querySelector("[name=suspect]").checked;
-    matching = data.errors.filter(([image, configuration, predicted, , confidence, bits]) =>
-      is("label", data.images[image][1]) && is("predicted", predicted) && is("configuration", configuration) &&
-      (value("category") === "" || (bits >> Number(value("category"))) & 1) &&
-      confidence > Number(value("confidence") || -1) && (!suspect || data.images[image][2]));
-    const predictions = matching.reduce((sum, error) => sum + error[3], 0);
+    level = Math.max(Number(value("confidence")), data.least[value("category")] ?? 0);
+    matching = data.errors.filter((error) => {
+      const [image, configuration, predicted, , bits] = error;
+      return is("label", data.images[image][1]) && is("predicted", predicted) && is("configuration", configuration) &&
+        (value("category") === "" || (bits >> Number(value("category"))) & 1) &&
+        error[SEEDS + level] > 0 && (!suspect || data.images[image][2]);
+    });
+    const predictions = matching.reduce((sum, error) => sum + error[SEEDS + level], 0);
     const images = new Set(matching.map((error) => error[0])).size;
     found.textContent = `${predictions.toLocaleString("en")} errors on ${images.toLocaleString("en")} images`;
     gallery.replaceChildren();
@@ -39,7 +43,8 @@
   }
 
   function show() {
-    for (const [image, configuration, predicted, seeds, confidence] of matching.slice(shown, shown + PAGE)) {
+    for (const error of matching.slice(shown, shown + PAGE)) {
+      const [image, configuration, predicted, confidence] = error, seeds = error[SEEDS + level];
       const [number, label, suspect] = data.images[image];
       const figure = document.createElement("figure"), tile = document.createElement("div");
       const caption = document.createElement("figcaption");
@@ -50,7 +55,7 @@
       const side = data.side * SCALE, column = image % data.across, row = Math.floor(image / data.across);
       tile.style.backgroundPosition = `${-column * side}px ${-row * side}px`;
       tile.style.backgroundSize = `${data.across * side}px auto`;
-      caption.textContent = `${data.classes[label]} → ${data.classes[predicted]}, ${confidence.toFixed(2)}; ` +
+      caption.textContent = `${data.classes[label]} → ${data.classes[predicted]}, ${(100 * confidence).toFixed(1)}\u00a0%; ` +
         `${data.configurations[configuration]}, ${seeds} of ${data.seeds[configuration]}; ` +
         `image ${number}${suspect ? "; label suspect" : ""}`;
       figure.append(tile, caption);
@@ -58,14 +63,14 @@
     }
     shown = Math.min(shown + PAGE, matching.length);
     more.hidden = shown >= matching.length;
-    more.textContent = `Show more (${shown} of ${matching.length} shown)`;
+    more.textContent = `Show more (${shown.toLocaleString("en")} of ${matching.length.toLocaleString("en")} shown)`;
   }
 
   // A cell of a confusion matrix sets the filters; arrow keys move from cell to cell.
   function open(cell) {
     const [configuration, label, predicted] = cell.dataset.cell.split(" ");
     if (label === predicted) return;
-    for (const input of filters.querySelectorAll("select")) input.value = "";
+    for (const input of filters.querySelectorAll("select")) input.selectedIndex = 0;
     filters.querySelector("[name=suspect]").checked = false;
     Object.entries({ configuration, label, predicted }).forEach(([name, value]) => {
       filters.querySelector(`[name=${name}]`).value = value;

@@ -85,7 +85,7 @@ def ended_badly(trials: pd.DataFrame) -> Section:
         why = t.error.strip().splitlines()[-1][:300] if pd.notna(t.error) and t.error.strip() else str(t.stop_reason)
         rows.append([t.trial_id, label(t), t.status, why, str(t.attempts), str(t.epochs)])
     columns = ["trial", "configuration", "status", "why", "attempts", "epochs"]
-    caption = f"{len(rows)} of {len(bad)}. The whole error is in the table trials, column error."
+    caption = f"{len(rows)} of {len(bad)}; the last line of each error. Table: trials, column error."
     return Section(title, [], [Table(columns, rows, caption, words=4)])
 
 

@@ -41,7 +41,7 @@ def _sample(images: Images) -> Picture:
         "sample",
         figures.grid(rows, CLASS_NAMES),
         f"A random sample of the test images, {EACH} of each of the ten classes.",
-        f"A random sample of the test images, {EACH} of each class.",
+        f"A random sample of the test images, {EACH} of each class. Table: images.",
     )
 
 
@@ -64,5 +64,5 @@ def _augmented(images: Images, name: str, settings: Augmentation) -> Picture:
         figures.grid(rows, [CLASS_NAMES[k] for k in AUGMENTED]),
         f"Four test images, each followed by {EACH - 1} random draws of the augmentation of {name}.",
         f"What the augmentation of {name} makes of an image (the first of each row): {said}. The networks met training "
-        "images so changed.",
+        "images so changed. Table: trials, hp_augmentation_*.",
     )

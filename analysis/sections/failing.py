@@ -78,13 +78,12 @@ def _agreement(evidence: Evidence) -> Section:
         each = [f"{counts[name]:,} ({percent(counts[name] / len(of))} %)" for name in ("always", "sometimes", "never")]
         rows.append([s.title, str(of.seeds.iloc[0]), *each])
     everyone = status.groupby("image")[["seeds_wrong", "seeds"]].sum()
-    hopeless = int((everyone.seeds_wrong == everyone.seeds).sum())
-    share = percent(hopeless / len(everyone))
-    rows.append(["all of them", str(int(everyone.seeds.iloc[0])), f"{hopeless:,} ({share} %)",
-                 f"{int(((everyone.seeds_wrong > 0) & (everyone.seeds_wrong < everyone.seeds)).sum()):,}",
-                 f"{int((everyone.seeds_wrong == 0).sum()):,}"])  # fmt: skip
+    networks, wrong = int(everyone.seeds.iloc[0]), everyone.seeds_wrong
+    pooled = [int(which.sum()) for which in (wrong == networks, (wrong > 0) & (wrong < networks), wrong == 0)]
+    each = [f"{count:,} ({percent(count / len(everyone))} %)" for count in pooled]
+    rows.append(["all of them", str(networks), *each])
     columns = ["configuration", "networks", "wrong in every one", "in some", "in none"]
-    caption = "Test images by how many networks of a configuration, one a seed, get them wrong. Table: failures."
+    caption = "Test images by how many networks of a configuration, one a seed, get them wrong. Table: predictions."
     return Section("Always, sometimes, never", [], [Table(columns, rows, caption)])
 
 
@@ -93,25 +92,27 @@ def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
     tables = []
     for title, names in (("category", [*CATEGORIES, "similar_types"]), ("pattern", list(EXTREMES))):
         of = {s.name: kinds[kinds.configuration == s.name].set_index("name") for s in shown}
-        rates = [[TITLES[name], *(_rate(of[s.name].loc[name]) for s in shown)] for name in names]
-        lifts = [[TITLES[name], *(_lift(of[s.name].loc[name]) for s in shown)] for name in names]
+        each = [[of[s.name].loc[name] for s in shown] for name in names]
+        rates = [[TITLES[name], *map(_rate, row)] for name, row in zip(names, each, strict=True)]
+        lifts = [[TITLES[name], *map(_lift, row)] for name, row in zip(names, each, strict=True)]
         if title == "category":
-            what = "Errors of the kind, their share of the configuration's errors in %, and its interval."
+            what = "Errors of the kind, of how many errors, their share in %, and its interval."
             against = (
                 "How many times as often as if the labels and predictions of the errors were independent; confident "
                 "errors: as often as confidence among the right predictions."
             )
         else:
             what = (
-                "Errors on the fifth of each class that shows the pattern most, their share of the predictions for "
-                "those images in %, and its interval."
+                "Errors on the fifth of each class that shows the pattern most, of how many predictions for those "
+                "images, their share in %, and its interval."
             )
             against = "Error rate with the pattern over that of the other images; each class is on both sides alike."
-        heads = [f"{s.title}, of {int(of[s.name]['of'][names[-1]]):,}" for s in shown]
         tables += [
-            Table([title, *heads], rates, f"{what} Table: failures."),
+            Table([title, *(s.title for s in shown)], rates, f"{what} Tables: failures, images."),
             Table(
-                [title, *(s.title for s in shown)], lifts, f"Lift, with its interval; 1 is nothing special. {against}"
+                [title, *(s.title for s in shown)],
+                lifts,
+                f"Lift, with its interval; 1 is nothing special. {against} Tables: predictions, images.",
             ),
         ]
     more = [f"The tables show the best {COLUMNS} of {len(standings)}."] if len(standings) > COLUMNS else []
@@ -126,7 +127,8 @@ def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
         + "; ".join(f"{name} {', '.join(f'{s.title} {percent(r.rate, 1)} %' for s, r in zip(shown, of, strict=True))}"
                     for name, of in rows),
         "Share of a configuration's errors in each of the second source's six categories. Bars are 95 % intervals over "
-        "seeds and images; overlapping bars show no difference. Table: failures.",
+        "seeds and images; two may "
+        "differ although their bars overlap, for they saw the same images. Table: failures.",
     )  # fmt: skip
     return Section("Kinds of errors, and of images", more, tables, [picture])
 
@@ -135,7 +137,7 @@ def _rate(row: pd.Series) -> str:
     if pd.isna(row.rate):
         return MISSING
     spread = f" ({percent(row.low, 1)} to {percent(row.high, 1)})" if pd.notna(row.low) else ""
-    return f"{row['count']:,}: {percent(row.rate, 1)}{spread}"
+    return f"{row['count']:,} of {row['of']:,}: {percent(row.rate, 1)}{spread}"
 
 
 def _lift(row: pd.Series) -> str:
@@ -176,7 +178,7 @@ def _slices(evidence: Evidence, images: Images) -> Section:
     if found := slices.find(described, wrong[best.name]):
         rows = [_slice(s, percent(s.rate, 1), percent(s.outside, 1)) for s in found]
         columns = ["images where", "images", "error %", "elsewhere %", "p"]
-        tables.append(Table(columns, rows, f"Where {best.title} errs more than elsewhere."))
+        tables.append(Table(columns, rows, f"Where {best.title} errs more than elsewhere. Tables: predictions, images."))
     rows = []
     for pair in evidence.pairs:
         if best.name in (pair.a.name, pair.b.name):
@@ -187,7 +189,8 @@ def _slices(evidence: Evidence, images: Images) -> Section:
     if rows:
         columns = ["errs more often", "on images where", "images", "points", "points elsewhere", "p"]
         caption = (
-            "Where the first errs more often than the second, and by more than elsewhere: difference in error rate."
+            "Where the first errs more often than the second, and by more than elsewhere: difference in error rate, in "
+            "percentage points. Tables: predictions, images."
         )
         tables.append(Table(columns, rows, caption, words=2))
     none = [

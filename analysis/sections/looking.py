@@ -13,6 +13,7 @@ from analysis.thumbnails import photo, signed_map
 from analysis.words import MISSING, interval, number, percent, points
 
 SHOWN = 6  # errors of the best configuration, of the worst and of the others
+METHODS = {"grad-cam": "Grad-CAM", "hirescam": "HiResCAM"}
 LEGEND = "Orange cells speak for the class, violet ones against it, white says nothing; one scale for each network."
 
 
@@ -25,6 +26,8 @@ def where_they_look(evidence: Evidence) -> Section:
         "measured cell by cell. Whether such a map means anything is checked for every network first, on 64 images.",
         *(verdict(evidence.checks, s) for s in evidence.standings),
     ]
+    if not evidence.maps:
+        text.append("The maps themselves cannot be drawn: the networks' weights are not in the study's folder.")
     tables = [_checks(evidence), _energy(evidence)]
     return Section(title, text, tables, decks=_decks(evidence, evidence.images))
 
@@ -36,12 +39,12 @@ def verdict(checks: pd.DataFrame, standing: Standing) -> str:
     for variant, rows in of.groupby("variant"):
         passed = rows.groupby("trial_id").passed.all()
         if passed.all():
-            said.append(f"{variant} passes every check in all {len(passed)} networks")
+            said.append(f"{METHODS[variant]} passes every check in all {len(passed)} networks")
         else:
             failed = ", ".join(
                 f"{check} in {count}" for check, count in rows[~rows.passed].check.value_counts().items()
             )
-            said.append(f"{variant} fails in {int((~passed).sum())} of {len(passed)} networks ({failed})")
+            said.append(f"{METHODS[variant]} fails in {int((~passed).sum())} of {len(passed)} networks ({failed})")
     if not said:
         return f"{standing.title}: maps not checked, the weights are not here."
     end = "" if of.passed.all() else " Where a check fails, a map is a picture and no evidence."
@@ -56,7 +59,7 @@ def _checks(evidence: Evidence) -> Table:
             values = found.value.dropna()
             spread = f"{number(values.min())} to {number(values.max())}" if len(values) else MISSING
             mean = number(values.mean()) if len(values) else MISSING
-            rows.append([s.title, str(variant), str(check), mean, spread, f"{int(found.passed.sum())} of {len(found)}"])
+            rows.append([s.title, METHODS[variant], str(check), mean, spread, f"{int(found.passed.sum())} of {len(found)}"])
     columns = ["configuration", "maps", "check", "mean", "over networks", "passed"]
     caption = (
         "Weight randomisation: correlation with the maps of networks with random weights, low is good. Insertion and "
@@ -78,7 +81,7 @@ def _energy(evidence: Evidence) -> Table:
                 continue
             difference = estimate(less.tolist())
             shares = [percent(found[name].mean(), 1) for name in ("area_share", "centre_energy", "random_energy")]
-            rows.append([s.title, str(variant), percent(wrong.energy.mean(), 1), percent(right.energy.mean(), 1),
+            rows.append([s.title, METHODS[variant], percent(wrong.energy.mean(), 1), percent(right.energy.mean(), 1),
                          points(difference.mean), interval(difference, signed=True), *shares])  # fmt: skip
     columns = ["configuration", "maps", "errors %", "matched correct %", "difference", "95 % interval", "area %",
                "centre %", "random weights %"]  # fmt: skip
@@ -121,7 +124,7 @@ def _of_network(evidence: Evidence, images: Images, s: Standing, trial: str) -> 
     scales = (scale, limit(maps.hirescam) if both else scale)
     seed = int(s.trials.set_index("trial_id").seed[trial])
     decks = []
-    for how, said in (("worst", "the most confident ones"), ("random", "a random sample of the others")):
+    for how, said in (("worst", "the most confident"), ("random", "others, drawn at random,")):
         cards = []
         for row in chosen[chosen.chosen == how].itertuples():
             image, of = int(row.image), maps.loc[row.image]
@@ -136,6 +139,6 @@ def _of_network(evidence: Evidence, images: Images, s: Standing, trial: str) -> 
                 ],
             ))  # fmt: skip
         if cards:
-            caption = f"{LEGEND} {verdict(evidence.checks, s)}"
-            decks.append(Deck(f"Errors of {s.title}, seed {seed}: {said} of those on show", cards, caption))
+            caption = f"{LEGEND} {verdict(evidence.checks, s)} Tables: failures, attention_checks."
+            decks.append(Deck(f"Errors of {s.title}, seed {seed}: {said} of those shown above", cards, caption))
     return decks

@@ -48,7 +48,7 @@ def _final_comparison(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Ta
         "training less test accuracy, points": lambda t: 100 * (t.train_accuracy_clean - t.test_accuracy),
         "test loss, nats": lambda t: t.test_loss,
         "test less training loss, nats": lambda t: t.test_loss - t.train_loss_clean,
-        f"epochs to {REACHED:.0%} validation accuracy": lambda t: t.trial_id.map(first),
+        f"epochs to {percent(REACHED, 0)} % validation accuracy": lambda t: t.trial_id.map(first),
     }
     shown = standings[:SHOWN]
     rows = [[name, *(_over_seeds(measure(s.trials)) for s in shown)] for name, measure in measures.items()]
@@ -144,9 +144,9 @@ def curves(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
         how = (
             "Solid: validation; dashed: training, the running mean on augmented images and with dropout, so it may lie "
             "below validation. Lines are means over seeds, bands reach from the lowest seed to the highest, pale lines "
-            "are the other configurations' validation. Table: epochs."
+            "are the other configurations' validation. The worst tenth of the values may lie outside the axes."
         )
-        caption = f"{start(s.title)}. {how if place == 1 else 'Read as the first one; same axes.'}"
+        caption = f"{start(s.title)}. {how if place == 1 else 'Read as the first one; same axes.'} Table: epochs."
         pictures.append(
             Picture(f"curves-{place}", figures.seed_curves(confirm, s.name, s.title, ours=s.ours), alt, caption)
         )

@@ -34,7 +34,7 @@ def search(trials: pd.DataFrame, epochs: pd.DataFrame, standings: Sequence[Stand
             figures.search_curves(search, winners, arms, f"val_{name}"),
             f"Validation {name} by epoch of {search.trial_id.nunique()} search trials, from "
             f"{search[f'val_{name}'].min():.3f} to {search[f'val_{name}'].max():.3f}.",
-            f"Validation {name} of every search trial. {how if name == 'accuracy' else 'Read as the other one.'}",
+            f"Validation {name} of every search trial. {how if name == 'accuracy' else 'Read as the other one. Table: epochs.'}",
         )
         for name in ("accuracy", "loss")
     ]
@@ -170,6 +170,8 @@ def _course_pictures(evidence: Evidence) -> list[Picture]:
     ranks = importance.rank_correlation(evidence.trials, evidence.epochs)
     if len(ranks):
         first = ranks.iloc[0]
+        cut = ((evidence.trials.stage == "search") & (evidence.trials.status == "stopped")).any()
+        chosen = ": those were chosen for being good, so over all trials it may have been higher" if cut else ""
         pictures.append(
             Picture(
                 "early-epochs",
@@ -177,8 +179,7 @@ def _course_pictures(evidence: Evidence) -> list[Picture]:
                 f"Rank correlation of validation accuracy at an epoch with the best in the end: "
                 f"{first.correlation:.2f} at epoch {int(first.epoch)}, over {int(first.trials)} trials.",
                 f"How well the order at an epoch foretold the order in the end, among the {int(first.trials)} trials "
-                "that ran to their end: those were chosen for being good, so over all trials it may have been higher. "
-                "Bars are 95 % intervals. Tables: trials, epochs.",
+                f"that ran to their end{chosen}. Bars are 95 % intervals. Tables: trials, epochs.",
             )
         )
     return pictures

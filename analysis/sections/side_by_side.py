@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from analysis.blocks import Card, Deck, Panel, Section, Table
 from analysis.evidence import Evidence, Images
-from analysis.failures import CATEGORIES, NAMES
+from analysis.failures import CATEGORIES, CONFIDENT, NAMES
 from analysis.pairs import SHOWN, Pair
 from analysis.sections.failing import TITLES
 from analysis.sections.looking import LEGEND, limit, panel, verdict
@@ -24,6 +24,7 @@ from analysis.words import interval, percent, points
 from study.data import CLASS_NAMES, SIDE
 
 ALPHA = 0.05  # of McNemar's test
+LEVELS = (0.5, CONFIDENT, 0.99)  # of confidence, above which the gallery can be filtered
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class SideBySide:
     sheet: str  # data URI of all images of the gallery
     names: Sequence[tuple[str, str]] = tuple((name, TITLES[name]) for name in NAMES)
     classes: Sequence[str] = CLASS_NAMES
-    across: int = ACROSS
+    levels: Sequence[float] = LEVELS
 
 
 def side_by_side(evidence: Evidence) -> SideBySide | None:
@@ -57,7 +58,7 @@ def side_by_side(evidence: Evidence) -> SideBySide | None:
     images = evidence.images
     if images is None:
         return None
-    by_trial = {str(trial): rows for trial, rows in evidence.predictions.groupby("trial_id")}
+    by_trial = {str(trial): rows.set_index("image") for trial, rows in evidence.predictions.groupby("trial_id")}
     matrices = []
     for s in evidence.standings:
         of = pd.concat([by_trial[t] for t in s.trials.trial_id])
@@ -71,7 +72,10 @@ def side_by_side(evidence: Evidence) -> SideBySide | None:
 
 
 def _gallery(evidence: Evidence, images: Images, place: dict[str, int]) -> tuple[str, bytes]:
-    """All errors as JSON, an entry a configuration, image and class it was taken for; and the sheet of the images."""
+    """All errors as JSON, an entry a configuration, image and class it was taken for; and the sheet of the images.
+
+    An entry says for how many seeds it holds: of all, then of those with a confidence above each of LEVELS.
+    """
     failed = evidence.failures
     shown = np.unique(failed.image)
     entries = pd.DataFrame(
@@ -79,14 +83,17 @@ def _gallery(evidence: Evidence, images: Images, place: dict[str, int]) -> tuple
             "tile": np.searchsorted(shown, failed.image),
             "configuration": failed.arm.fillna(failed.config_id).map(place),
             "predicted": failed.predicted.cat.codes,
+            "confidence": failed.confidence.astype(float).round(3),
             "bits": failed[NAMES].to_numpy(bool) @ (1 << np.arange(len(NAMES))),
-            "confidence": failed.confidence.astype(float).round(2),
+            "seeds": 1,
+            **{f"above {level}": (failed.confidence > level).astype(int) for level in LEVELS},
         }
     )
     # A category holds for an image, or for what it was taken for; only confidence differs between seeds.
     key = ["tile", "configuration", "predicted"]
+    counts = [name for name in entries if name not in (*key, "confidence", "bits")]
     entries = entries.groupby(key, as_index=False).agg(
-        seeds=("bits", "size"), confidence=("confidence", "max"), bits=("bits", "max")
+        {"confidence": "max", "bits": "max", **dict.fromkeys(counts, "sum")}
     )
     entries = entries.sort_values(["confidence", *key], ascending=[False, True, True, True])
     labels, suspect = images.table.label.cat.codes, images.table.label_suspect.astype(int)
@@ -95,7 +102,8 @@ def _gallery(evidence: Evidence, images: Images, place: dict[str, int]) -> tuple
         "configurations": [s.title for s in evidence.standings],
         "seeds": [len(s.trials) for s in evidence.standings],
         "images": np.stack([shown, labels[shown], suspect[shown]], axis=1).tolist(),
-        "errors": list(map(list, entries[[*key, "seeds", "confidence", "bits"]].itertuples(index=False, name=None))),
+        "errors": list(zip(*(entries[name].tolist() for name in entries), strict=True)),
+        "least": [1 + LEVELS.index(CONFIDENT) if name == "confident" else 0 for name in NAMES],
         "across": ACROSS,
         "side": SIDE,
     }
@@ -116,7 +124,7 @@ def _pair(
         f"{change.both_wrong:,} wrong in both, {change.both_right:,} right in both.",
         f"Of the ensembles, which take the mean probabilities over the seeds: {counts['mended']:,} images mended, "
         f"{counts['broken']:,} broken, {counts['both wrong']:,} wrong in both; McNemar's exact p = {change.p:.2g}, "
-        f"{said} for other images. Whether it holds for other seeds, the comparison of candidates and arms says.",
+        f"{said} for other images. Whether it holds for other seeds, the last row of the first table says.",
     ]
     notes = [verdict(evidence.checks, s) for s in (pair.a, pair.b)] if evidence.maps else []
     decks = []
@@ -127,7 +135,7 @@ def _pair(
         if cards:
             caption = (
                 f"Up to {SHOWN} with the most confident error, then a random sample of up to {SHOWN} others. "
-                f"Networks of seed {pair.seed}. {LEGEND if evidence.maps else ''}"
+                f"Networks of seed {pair.seed}. {LEGEND if evidence.maps else ''} Table: failures."
             )
             decks.append(Deck(_deck_title(name, a, b), cards, caption))
     return Section(f"{a} and {b}", [*text, *notes], _per_class(evidence, pair), decks=decks)
@@ -146,7 +154,7 @@ def _card(
     panels = [Panel(photo(images.at(image)), f"Test image {image}, {label}", f"{label}, test image {image}")]
     verdicts = []
     for s, trial in zip((pair.a, pair.b), pair.trials, strict=True):
-        row = by_trial[trial].set_index("image").loc[image]
+        row = by_trial[trial].loc[image]
         right = "right" if row.predicted == row.label else "wrong"
         said = f"{s.title}: {row.predicted} {percent(row.confidence, 0)} %, {right}"
         verdicts.append(f"{s.name} {right}")

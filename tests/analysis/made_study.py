@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from scipy.special import softmax
 
-from study import data
-from study.config import SGD, Adam, Augmentation, FashionCNN, ResNet, TrialConfig
+from analysis.failures import SIMILAR
+from study import data, records
+from study.config import SGD, Adam, Augmentation, FashionCNN, ResNet, TrialConfig, to_dict
+from study.data import CLASS_NAMES
+from study.models import build_model
 from study.records import EpochRecord, Stage, Status, TrialRecord, append_epoch, trial_folder, write_json, write_trial
 
 NAME = "<script>alert(1)</script>"
@@ -138,6 +143,37 @@ def write_predictions(path: Path, accuracy: float, images: int, rng: np.random.G
     predicted = np.where(wrong, (label + 1) % 10, label).astype(np.int8)
     p = np.full((images, 10), 0.01, np.float32)
     p[np.arange(images), predicted] = 0.91
-    columns = {"image": np.arange(images, dtype=np.int32), "label": label, "predicted": predicted}
-    columns |= {"confidence": p.max(axis=1), **{f"p_{k}": p[:, k] for k in range(10)}}
-    pq.write_table(pa.table(columns), path)
+    write_probabilities(path, p)
+
+
+def write_probabilities(path: Path, p: np.ndarray) -> None:
+    """Predictions of the first test images from probabilities float32 (N, 10)."""
+    columns = {"image": np.arange(len(p), dtype=np.int32), "label": data.load().test_labels[: len(p)].astype(np.int8)}
+    columns |= {"predicted": p.argmax(axis=1).astype(np.int8), "confidence": p.max(axis=1)}
+    pq.write_table(pa.table(columns | {f"p_{k}": p[:, k] for k in range(10)}), path)
+
+
+def vary(folder: Path, images: int, margins: dict[str, float]) -> Path:
+    """Give the confirmed trials errors of all kinds: among similar classes most, on the same images in part.
+
+    margins: by arm, how far the logit of the label lies above the others before the noise.
+    """
+    labels, rng = data.load().test_labels[:images], np.random.default_rng(0)
+    groups = np.array([next((k for k, g in enumerate(SIMILAR) if name in g), 8 + i) for i, name in enumerate(CLASS_NAMES)])
+    alike = 1.5 * (groups[labels][:, None] == groups) + rng.normal(0, 1.2, (images, 10))
+    for record in records.read_trials(folder, "confirm"):
+        logits = alike + rng.normal(0, 1, alike.shape)
+        logits[np.arange(images), labels] += margins[str(record.arm)]
+        write_probabilities(
+            records.trial_folder(folder, record) / "predictions.parquet", softmax(logits, axis=1).astype(np.float32)
+        )
+    return folder
+
+
+def give_weights(folder: Path) -> Path:
+    """Random weights for every confirmed trial, in the file that confirm writes."""
+    for record in records.read_trials(folder, "confirm"):
+        weights = build_model(record.config.model, record.seed).state_dict()
+        saved = {"config": to_dict(record.config), "weights": weights}
+        torch.save(saved, records.trial_folder(folder, record) / "best.pt")
+    return folder

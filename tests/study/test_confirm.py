@@ -79,3 +79,14 @@ def test_more_seeds_are_added_to_those_that_have_run(space: Space, tmp_path: Pat
     planned = confirm.plan(tmp_path, more, [candidate(space, 0.2)], seed=0)
     assert [record.status for record in planned] == ["completed"] * 4 + ["pending"] * 2
     assert shown(planned)[4:] == [("c0005", "candidate-1", 3, "pending"), ("c0006", "source", 3, "pending")]
+
+
+def test_a_superseded_trial_that_is_wanted_again_runs(space: Space, tmp_path: Path) -> None:
+    first, better = candidate(space, 0.2), candidate(space, 0.25)
+    planned = confirm.plan(tmp_path, space, [first], seed=0)
+    ended(tmp_path, planned[0], [0.5], status="running")
+    confirm.plan(tmp_path, space, [better], seed=0)
+    assert records.read_trials(tmp_path, "confirm")[0].stop_reason == "superseded"
+    again = confirm.plan(tmp_path, space, [first], seed=0)
+    assert shown(again)[0] == ("c0001", "candidate-1", 1, "pending")
+    assert again[0].stop_reason is None
