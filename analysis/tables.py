@@ -11,7 +11,6 @@ The same records give the same bytes.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import statistics
 from collections.abc import Iterator
@@ -57,7 +56,7 @@ def build(study: Path) -> None:
             for trial in group:
                 key = _key(trial, name, fidelity)
                 epochs = read_epochs(trial_folder(study, trial))
-                lines += [key | _finite(dataclasses.asdict(epoch)) for epoch in epochs]
+                lines += [key | _finite(vars(epoch)) for epoch in epochs]
                 predictions = _predictions(trial_folder(study, trial), trial, key)
                 if predictions is not None:
                     write_predictions.write_table(predictions)
@@ -93,12 +92,11 @@ def _key(trial: TrialRecord, name: str, fidelity: str | None) -> dict[str, Any]:
 
 
 def _row(trial: TrialRecord, epochs: list[EpochRecord], predictions: pa.Table | None) -> dict[str, Any]:
-    """What `trials` says of a trial beside its key."""
-    recorded = {name: getattr(trial, name) for name in TRIALS.names if hasattr(trial, name)}
+    """What `trials` says of a trial beside its key, and what its record holds besides."""
     best = _best(trial, epochs)
     at_best = ("train_accuracy", "val_accuracy", "train_loss", "val_loss")
     return {
-        **recorded,
+        **vars(trial),
         "model": trial.config.model.name,
         "epochs": len(epochs),
         "best_epoch": best.epoch if best else None,

@@ -178,7 +178,8 @@ def _slices(evidence: Evidence, images: Images) -> Section:
     if found := slices.find(described, wrong[best.name]):
         rows = [_slice(s, percent(s.rate, 1), percent(s.outside, 1)) for s in found]
         columns = ["images where", "images", "error %", "elsewhere %", "p"]
-        tables.append(Table(columns, rows, f"Where {best.title} errs more than elsewhere. Tables: predictions, images."))
+        caption = f"Where {best.title} errs more than elsewhere. Tables: predictions, images."
+        tables.append(Table(columns, rows, caption))
     rows = []
     for pair in evidence.pairs:
         if best.name in (pair.a.name, pair.b.name):

@@ -59,7 +59,8 @@ def _checks(evidence: Evidence) -> Table:
             values = found.value.dropna()
             spread = f"{number(values.min())} to {number(values.max())}" if len(values) else MISSING
             mean = number(values.mean()) if len(values) else MISSING
-            rows.append([s.title, METHODS[variant], str(check), mean, spread, f"{int(found.passed.sum())} of {len(found)}"])
+            passed = f"{int(found.passed.sum())} of {len(found)}"
+            rows.append([s.title, METHODS[variant], str(check), mean, spread, passed])
     columns = ["configuration", "maps", "check", "mean", "over networks", "passed"]
     caption = (
         "Weight randomisation: correlation with the maps of networks with random weights, low is good. Insertion and "

@@ -28,13 +28,14 @@ def search(trials: pd.DataFrame, epochs: pd.DataFrame, standings: Sequence[Stand
         f"A line is a trial, a dot its end: blue the best ({who}), vermillion the arms. The worst tenth of the values "
         "lies outside the axes. Table: epochs, stage search."
     )
+    other = "Read as the other one. Table: epochs, stage search."
     pictures = [
         Picture(
             f"search-{name}",
             figures.search_curves(search, winners, arms, f"val_{name}"),
             f"Validation {name} by epoch of {search.trial_id.nunique()} search trials, from "
             f"{search[f'val_{name}'].min():.3f} to {search[f'val_{name}'].max():.3f}.",
-            f"Validation {name} of every search trial. {how if name == 'accuracy' else 'Read as the other one. Table: epochs.'}",
+            f"Validation {name} of every search trial. {how if name == 'accuracy' else other}",
         )
         for name in ("accuracy", "loss")
     ]
