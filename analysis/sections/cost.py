@@ -108,4 +108,4 @@ def environment(about: dict[str, Any]) -> Section:
     }
     rows = [[name, UNRECORDED if value in (None, "") else str(value)] for name, value in said.items()]
     text = ["The numbers of this page are in tables/, with what every column means in tables/README.md."]
-    return Section("Environment", text, [Table(["", ""], rows, "As the study recorded it. Table: study.json.", words=2)])
+    return Section("Environment", text, [Table(["", ""], rows, "As the study wrote it. Table: study.json.", words=2)])

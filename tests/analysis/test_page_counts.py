@@ -156,7 +156,7 @@ def test_suspected_labels(made: Made) -> None:
     assert len(cards) == min(24, len(suspects))
     for card, (image, row) in zip(cards, suspects.iterrows(), strict=False):
         said = f"image {image}: the networks say {row.suggested}; {row.wrong} of 9 wrong"
-        assert card.text == f"Labelled {row.label}{said}"
+        assert card.text == f"Labelled {row.label} {said}"
         assert row.wrong == made.predictions[made.predictions.image == image].wrong.sum()
 
 

@@ -1,0 +1,205 @@
+"""What is kept between two reports, and what is made again; weights that are missing, foreign or cut short."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_study import give_weights, make
+
+from analysis import evidence, forward, report
+from study.config import TrialConfig
+from study.records import RecordError
+
+ATTENTION = ("attention.parquet", "attention_checks.parquet")
+AGAIN = """
+import sys
+from analysis import report
+status = report.main(sys.argv[1:])
+print("ray" in sys.modules)
+sys.exit(status)
+"""
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
+    """A study of three confirmed networks with random weights, and the first report of it."""
+    folder = give_weights(make(tmp_path_factory.mktemp("results") / "made", seeds=1, images=120))
+    assert report.main(["made", "--results", str(folder.parent)]) == 0
+    return folder
+
+
+@pytest.fixture
+def study(reported: Path, tmp_path: Path) -> Path:
+    """A copy of it, for a test to change."""
+    return Path(shutil.copytree(reported, tmp_path / "made"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in sorted((folder / "cache").iterdir())}
+
+
+def gather(folder: Path) -> evidence.Evidence:
+    return evidence.gather(folder, report.TOP, lambda said: None)
+
+
+def perturb(weights: Path) -> None:
+    """Other weights of the same network, as training it again would leave."""
+    saved = torch.load(weights, weights_only=True)
+    saved["weights"] = {name: 1.1 * value for name, value in saved["weights"].items()}
+    torch.save(saved, weights)
+
+
+def test_an_unchanged_study_needs_neither_networks_nor_ray(study: Path) -> None:
+    tables, cache = contents(study / "tables"), times(study)
+    assert {name.partition("-")[0] for name in cache} >= {"inspect", "check", "maps", "descriptors.parquet"}
+    command = [sys.executable, "-c", AGAIN, "made", "--results", str(study.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False", "Ray was not so much as imported"
+    assert contents(study / "tables") == tables
+    assert times(study) == cache
+
+
+def test_the_networks_of_changed_weights_run_again_and_no_others(study: Path) -> None:
+    before, cache = pd.read_parquet(study / "tables" / "attention.parquet"), times(study)
+    perturb(study / "confirm" / "c0001" / "best.pt")
+    gather(study)
+    changed = {name for name, when in times(study).items() if when != cache[name]}
+    assert changed == {"inspect-c0001.parquet", "check-c0001.parquet", "maps-c0001.parquet"}
+    after = pd.read_parquet(study / "tables" / "attention.parquet")
+    same = [before[before.trial_id == t].equals(after[after.trial_id == t]) for t in ("c0000", "c0001", "c0002")]
+    assert same == [True, False, True]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"PAR1 cut short"])
+def test_a_garbled_part_of_the_cache_is_made_again(study: Path, garbage: bytes) -> None:
+    tables = contents(study / "tables")
+    for name in ("check-c0002.parquet", "descriptors.parquet"):
+        (study / "cache" / name).write_bytes(garbage)
+    gather(study)
+    assert contents(study / "tables") == tables
+    assert len(pd.read_parquet(study / "cache" / "check-c0002.parquet"))
+
+
+@pytest.mark.parametrize("kept", [b"", b"PK cut short"])
+def test_garbled_weights_are_one_message(study: Path, kept: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = study / "confirm" / "c0001" / "best.pt"
+    weights.write_bytes(kept)
+    assert report.main(["made", "--results", str(study.parent)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"error: {weights}: got ")
+    assert said[0].endswith(", must be the weights that confirm wrote")
+
+
+def test_a_study_without_its_weights_keeps_what_was_measured(study: Path) -> None:
+    tables = contents(study / "tables")
+    for weights in study.glob("confirm/*/best.pt"):
+        weights.unlink()
+    shutil.rmtree(study / "cache")
+    report.build(study)
+    assert contents(study / "tables") == tables
+    html = (study / "report.html").read_text()
+    said = "Maps of 3 of 3 confirmed trials cannot be drawn: their weights, confirm/*/best.pt, are not in this folder."
+    assert f"{said} What an earlier report measured on those of 3 is kept." in html
+    assert "The maps themselves cannot be drawn" in html
+    assert "Grad-CAM fails" in html or "Grad-CAM passes" in html, "their verdict is still there"
+    assert 'alt="Map of' not in html
+
+
+def test_one_trial_without_its_weights(study: Path) -> None:
+    tables = contents(study / "tables")
+    (study / "confirm" / "c0000" / "best.pt").unlink()
+    found = gather(study)
+    assert contents(study / "tables") == tables
+    assert found.missing[-1].startswith("Maps of 1 of 3 confirmed trials cannot be drawn")
+    assert set(found.maps) == {"c0001", "c0002"}
+
+
+def test_what_was_measured_on_other_configurations_is_not_kept(study: Path) -> None:
+    """A folder in which the study was run anew, with other settings under the same trial ids."""
+    for weights in study.glob("confirm/*/best.pt"):
+        weights.unlink()
+    for name in ATTENTION:
+        table = pd.read_parquet(study / "tables" / name)
+        table.loc[table.trial_id == "c0000", "config_id"] = "0123456789"
+        evidence.tables.write(study, name.removesuffix(".parquet"), table)
+    found = gather(study)
+    assert set(found.attention.trial_id) == set(found.checks.trial_id) == {"c0001", "c0002"}
+
+
+@pytest.mark.parametrize("other", ["nothing", "another version", "garbage"])
+def test_without_weights_and_earlier_tables_there_are_no_maps(study: Path, other: str) -> None:
+    for weights in study.glob("confirm/*/best.pt"):
+        weights.unlink()
+    for name in ATTENTION:
+        path = study / "tables" / name
+        older = pd.read_parquet(path).rename(columns={"variant": "method"})
+        path.unlink()
+        if other == "another version":
+            older.to_parquet(path)
+        elif other == "garbage":
+            path.write_bytes(b"PAR1")
+    found = gather(study)
+    assert found.attention.empty
+    assert found.checks.empty
+    assert "What an earlier report measured" not in found.missing[-1]
+    assert len(pd.read_parquet(study / "tables" / "attention.parquet")) == 0
+
+
+def test_weights_of_anything_else_are_refused(study: Path, tmp_path: Path) -> None:
+    class Mischief:
+        def __reduce__(self) -> Any:
+            return (Path.write_text, (tmp_path / "ran", "yes"))
+
+    path = study / "confirm" / "c0000" / "best.pt"
+    network, config = forward.load_network(path)
+    assert isinstance(config, TrialConfig)
+    assert not network.training
+    saved = torch.load(path, weights_only=True)
+    others = (
+        Mischief(),
+        [1, 2],
+        {"weights": saved["weights"]},
+        saved | {"weights": {}},
+        saved | {"config": {"model": 1}},
+    )
+    for other in others:
+        torch.save(other, path)
+        with pytest.raises(RecordError, match=r"c0000/best\.pt: got .*, must be the weights that confirm wrote"):
+            forward.load_network(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_digest_is_of_content() -> None:
+    frame = pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5]})
+    same = [frame, frame.copy(), frame.assign(a=[1, 2])]
+    others = [frame.assign(a=[1, 3]), frame.assign(a=[1.0, 2.0]), frame.rename(columns={"a": "c"}), frame.iloc[::-1]]
+    assert len({forward.digest(f) for f in same}) == 1
+    assert len({forward.digest(f) for f in [frame, *others]}) == 5
+    assert forward.digest(np.zeros(2)) != forward.digest(np.zeros(3))
+    assert forward.digest(forward) != forward.digest(evidence)
+
+
+def test_what_is_cached_is_made_once(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> pd.DataFrame:
+        made.append(1)
+        return pd.DataFrame({"x": [1.5, np.nan], "y": pd.Series([1, None], dtype="Int32")})
+
+    path = tmp_path / "cache" / "part.parquet"
+    first = forward.cached(path, "key", make)
+    pd.testing.assert_frame_equal(forward.cached(path, "key", make), first)
+    assert len(made) == 1
+    forward.cached(path, "another key", make)
+    assert len(made) == 2
