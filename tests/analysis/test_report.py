@@ -120,7 +120,7 @@ def test_what_stopping_saved(made: Path) -> None:
 
 def test_the_page_is_one_file_and_the_same_when_made_again(made: Path) -> None:
     html, text = (made / "report.html").read_text(), (made / "report.md").read_text()
-    assert not re.search(r'(src|href)="(?!data:|tables/\w+\.parquet")', html)
+    assert not re.search(r'(src|href)="(?!data:|study\.json"|tables/\w+\.parquet")', html)
     assert "@import" not in html
     assert not re.search(r"url\((?!data:)", html)
     assert pages(made) == (html, text)
