@@ -209,7 +209,7 @@ def _earlier(folder: Path, table: str, lost: pd.DataFrame) -> pd.DataFrame:
     Or where it is of another version, of which the columns are not what they are now.
     """
     try:
-        known = pq.read_schema(folder / "tables" / f"{table}.parquet").equals(SCHEMAS[table], check_metadata=True)
+        known = pq.read_schema(folder / "tables" / f"{table}.parquet").equals(SCHEMAS[table])
     except (OSError, pa.ArrowException):
         known = False
     if not known:
