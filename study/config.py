@@ -136,6 +136,7 @@ MODELS: dict[str, Model] = {
 }
 # A name that stands for certain sizes keeps them; networks of other sizes go by the name of their family.
 FIXED_SIZES = dict.fromkeys(("resnet18", "three_block"), ("blocks", "widths", "stem"))
+SIZES = ("widths", "stem", "channels", "hidden")  # what a width multiplier multiplies
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "adamw": AdamW()}
 SCHEDULES: dict[str, Schedule] = {"none": Constant(), "step": Step(), "cosine": Cosine()}
 
@@ -207,6 +208,23 @@ def hyperparameters(config: TrialConfig) -> dict[str, bool | int | float | str]:
         else:
             flat[f"hp_{key}"] = value
     return {k: "-".join(map(str, v)) if isinstance(v, tuple) else v for k, v in flat.items()}
+
+
+def scaled(size: T, width: float) -> T:
+    """Channels or units, one number or several, times a width multiplier; at least 1 (Howard et al. 2017,
+    arXiv:1704.04861). Other values stay."""
+    if isinstance(size, tuple):
+        return tuple(scaled(one, width) for one in size)  # type: ignore[return-value]
+    return max(1, round(size * width)) if isinstance(size, int) else size  # type: ignore[return-value]
+
+
+def narrowed(model: Model, width: float) -> Model:
+    """The model with its sizes scaled; one whose name stands for certain sizes goes by its family's, `resnet`."""
+    if width == 1:
+        return model
+    sizes = {key: scaled(value, width) for key, value in vars(model).items() if key in SIZES}
+    name = "resnet" if model.name in FIXED_SIZES else model.name
+    return dataclasses.replace(model, **{**sizes, "name": name})
 
 
 FIELDS = types.MappingProxyType({f.name: f for f in dataclasses.fields(TrialConfig)})

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
 from study import config
-from study.config import Augmentation, Cosine, Model, TrialConfig, within
+from study.config import SIZES, Augmentation, Cosine, Model, TrialConfig, narrowed, scaled, within
 
 TRAINING_IMAGES = 60_000
 TEST_IMAGES = 10_000
@@ -76,6 +76,16 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Preview:
+    """What a preview has instead of the study's own; `width` multiplies the channels and hidden units of the models."""
+
+    split: Split
+    epochs: int
+    budget: Budget
+    width: float = within(0, 1, open_low=True, default=1.0)
+
+
+@dataclass(frozen=True)
 class Part:
     """A model, optimizer, schedule, augmentation or the plain settings: `base` holds what is fixed, `ranges` the rest.
 
@@ -110,6 +120,17 @@ class Part:
 
     def options(self, key: str) -> Distribution:
         return self.ranges.get(key, Choice((getattr(self.base, key),)))
+
+    def narrowed(self, width: float) -> Part:
+        """A model's part with every size that it can take times `width`."""
+        ranges = dict(self.ranges)
+        for key in SIZES:
+            match ranges.get(key):
+                case Choice(options):
+                    ranges[key] = Choice(tuple(dict.fromkeys(scaled(option, width) for option in options)))
+                case Int(low, high):
+                    ranges[key] = Int(scaled(low, width), scaled(high, width))
+        return dataclasses.replace(self, base=narrowed(self.base, width), ranges=ranges)
 
     def overlaps(self, other: Part) -> bool:
         """Whether both can become the same value."""
@@ -159,7 +180,7 @@ class Space:
     split: Split
     budget: Budget
     arms: dict[str, TrialConfig]  # in the file's order
-    preview: tuple[Split, int, Budget]  # what the preview has instead of split, epochs and budget
+    preview: Preview
     fidelity: Fidelity = "full"
 
     @property
@@ -168,7 +189,7 @@ class Space:
         return int(self.rest.base.epochs)
 
     def at(self, fidelity: Fidelity) -> Space:
-        """The space at a fidelity: `preview` takes split, epochs (the arms' too, at most) and budget from its block.
+        """The space at a fidelity; a preview's arms have its epochs at most.
 
         Raises ValueError where the full study is asked of a preview.
         """
@@ -176,13 +197,19 @@ class Space:
             return self
         if fidelity == "full":
             raise ValueError("space: got a preview, must be the space as loaded to be taken at full")
-        split, epochs, budget = self.preview
+        small = self.preview
+        models = tuple(part.narrowed(small.width) for part in self.parts["model"])
+        arms = {
+            name: dataclasses.replace(arm, epochs=min(arm.epochs, small.epochs), model=narrowed(arm.model, small.width))
+            for name, arm in self.arms.items()
+        }
         return dataclasses.replace(
             self,
-            rest=dataclasses.replace(self.rest, base=dataclasses.replace(self.rest.base, epochs=epochs)),
-            split=split,
-            budget=budget,
-            arms={k: dataclasses.replace(arm, epochs=min(arm.epochs, epochs)) for k, arm in self.arms.items()},
+            parts={**self.parts, "model": models},
+            rest=dataclasses.replace(self.rest, base=dataclasses.replace(self.rest.base, epochs=small.epochs)),
+            split=small.split,
+            budget=small.budget,
+            arms=arms,
             fidelity=fidelity,
         )
 

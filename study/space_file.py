@@ -31,6 +31,7 @@ from study.space import (
     Int,
     Log,
     Part,
+    Preview,
     Space,
     Split,
     Uniform,
@@ -44,13 +45,14 @@ MAX_ITEMS = 64  # of a list or a choice: aliases could otherwise make a small fi
 SECTIONS = {
     "split": ("train", "validation", "seed"),
     "budget": ("trials", "candidates", "seeds"),
-    "preview": ("train", "validation", "test", "epochs", "trials", "candidates", "seeds"),
+    "preview": ("train", "validation", "test", "epochs", "trials", "candidates", "seeds", "width"),
 }
 REQUIRED = ("model", "optimizer", "epochs", "budget", "preview")
 ARM_NAME = re.compile(r"(?!candidate-)[A-Za-z0-9_-]{1,40}")
 PARTS = (*config.COMPONENTS, "augmentation")
 PLAIN = {name: field for name, field in config.FIELDS.items() if name not in PARTS}
-NUMBERS = {f.name: f for f in (*dataclasses.fields(Split), *dataclasses.fields(Budget), PLAIN["epochs"])}
+WIDTH = next(field for field in dataclasses.fields(Preview) if field.name == "width")
+NUMBERS = {f.name: f for f in (*dataclasses.fields(Split), *dataclasses.fields(Budget), PLAIN["epochs"], WIDTH)}
 
 T = TypeVar("T")
 Entries = dict[str, yaml.Node]
@@ -137,14 +139,14 @@ class _Reader:
         named = self.mapping(top["arms"], "arms", None) if "arms" in top else {}
         arms = {arm: self.arm(arm, node, parts, rest) for arm, node in named.items()}
         epochs = rest.base.epochs if "epochs" in top and "epochs" not in bad else None
-        full = dataclasses.asdict(Split()) | {"epochs": epochs}
+        full = dataclasses.asdict(Split()) | {"epochs": epochs, "width": WIDTH.default}
         full |= self.section(top, "split") | self.section(top, "budget")
         changes = self.section(top, "preview")
         small = full | changes
         self.totals(full, changes, small)
         if self.problems:
             return None
-        preview = (_pick(Split, small), int(small["epochs"]), _pick(Budget, small))
+        preview = Preview(_pick(Split, small), int(small["epochs"]), _pick(Budget, small), float(small["width"]))
         return Space(name, text, parts, rest, _pick(Split, full), _pick(Budget, full), arms, preview)
 
     def totals(self, full: dict[str, Any], changes: dict[str, Any], small: dict[str, Any]) -> None:

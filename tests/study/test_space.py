@@ -14,8 +14,8 @@ from made_space import RICH, TINY, read
 from optuna.trial import BaseTrial, FixedTrial
 
 from study import space_file
-from study.config import SGD, Adam, Augmentation, Constant, Cosine, FashionCNN, ResNet, Step, TrialConfig
-from study.space import Budget, Split
+from study.config import SGD, Adam, Augmentation, Constant, Cosine, FashionCNN, ResNet, Step, TrialConfig, narrowed
+from study.space import Budget, Choice, Int, Part, Split
 
 SHIPPED = sorted(space_file.FOLDER.glob("*.yaml"))
 
@@ -96,7 +96,8 @@ def test_arms_of_the_second_source() -> None:
 
 @pytest.mark.parametrize("name", ["optimizer", "skip_connections"])
 def test_factorial_arms_differ_only_in_their_factors(name: str) -> None:
-    arms = space_file.load(space_file.FOLDER / f"{name}.yaml").arms.values()
+    named = space_file.load(space_file.FOLDER / f"{name}.yaml").arms
+    arms = [arm for key, arm in named.items() if key != "sgd_baseline"]  # the source's own, with weight decay
     if name == "optimizer":
         cells = {(arm.optimizer.name, arm.schedule.name) for arm in arms}
         assert cells == {(a, b) for a in ("sgd", "adam") for b in ("none", "step", "cosine")}
@@ -199,3 +200,22 @@ def test_optuna_learns_from_arms_and_draws_inside() -> None:
         trial = study.ask()
         assert loaded.parameters_of(loaded.suggest(trial)) == trial.params
         study.tell(trial, number / 12)
+
+
+def test_a_preview_can_be_of_narrower_networks() -> None:
+    full = space_file.load(space_file.FOLDER / "optimizer.yaml")
+    small = full.at("preview")
+    assert full.preview.width == 0.25
+    narrow = ResNet(name="resnet", widths=(16, 32, 64, 128), stem=16)
+    assert {arm.model for arm in small.arms.values()} == {narrow}
+    assert {model for model in small.models()} == {narrow}
+    arm = small.arms["adam_step"]
+    assert small.suggest(FixedTrial(small.parameters_in_search(arm) or {})) == arm
+
+
+def test_a_width_multiplies_channels_and_units_and_nothing_else() -> None:
+    network = FashionCNN(channels=(32, 64, 3), hidden=(256, 1), dropout=0.3)
+    assert narrowed(network, 0.25) == FashionCNN(channels=(8, 16, 1), hidden=(64, 1), dropout=0.3)
+    assert narrowed(ResNet(), 1.0) == ResNet()
+    part = Part("resnet", ResNet(name="resnet"), {"widths": Choice(((64, 128), (8, 16))), "stem": Int(8, 64)})
+    assert part.narrowed(0.5).ranges == {"widths": Choice(((32, 64), (4, 8))), "stem": Int(4, 32)}
