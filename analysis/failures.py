@@ -68,7 +68,7 @@ OFF_DIAGONAL = ~np.eye(len(CLASS_NAMES), dtype=bool)
 
 
 @dataclass(frozen=True)
-class _Confirmed:
+class Confirmed:
     """The predictions of T trials on the same N images, by configuration and seed."""
 
     configurations: npt.NDArray[np.object_]  # (T,)
@@ -110,7 +110,7 @@ class _Confirmed:
         return np.asarray(mean / mean.sum(axis=1, keepdims=True))
 
 
-def _confirmed(predictions: pd.DataFrame) -> _Confirmed:
+def pivot(predictions: pd.DataFrame) -> Confirmed:
     """Pivot the table once; the order of its rows does not matter."""
     if predictions.empty:
         raise ValueError("predictions: got none, must be those of at least one confirmed trial")
@@ -128,7 +128,7 @@ def _confirmed(predictions: pd.DataFrame) -> _Confirmed:
         values = np.asarray(values)
         return values[order].reshape(*shape, *values.shape[1:])[by]
 
-    return _Confirmed(
+    return Confirmed(
         configurations[by],
         seeds[by],
         pivoted(predictions.image)[0],
@@ -166,7 +166,7 @@ def categories(predictions: pd.DataFrame, descriptors: pd.DataFrame) -> pd.DataF
       labels and predictions were independent, that is their margins' product, scaled to sum to 1 off the diagonal;
     - of the other patterns: error rate of the images with the pattern / error rate of the others.
     """
-    confirmed, tables = _confirmed(predictions), []
+    confirmed, tables = pivot(predictions), []
     flags = patterns(descriptors.loc[confirmed.images], confirmed.label).to_numpy()
     subset = flags @ 2 ** np.arange(len(EXTREMES))  # (N,): which of the patterns an image shows, as one number
     for configuration, trials in confirmed.groups.items():
@@ -207,19 +207,19 @@ def _confident(confusion: Reals) -> tuple[Reals, Reals, Reals]:
 
 def _confused(confusion: Reals) -> tuple[Reals, Reals, Reals]:
     """Count, of and lift of the pairs and of `similar_types`, (draws, names), from (draws, label, predicted)."""
-    members = np.array([_members(name) for name in [*PAIRS, "similar_types"]])
-    count, by_chance = (np.einsum("dij,nij->dn", cells, members) for cells in (confusion, _expected(confusion)))
+    members = np.array([members(name) for name in [*PAIRS, "similar_types"]])
+    count, by_chance = (np.einsum("dij,nij->dn", cells, members) for cells in (confusion, expected(confusion)))
     errors = (confusion * OFF_DIAGONAL).sum(axis=(1, 2))
     return count, np.repeat(errors[:, None], len(members), axis=1), quotient(count, by_chance)
 
 
-def _members(name: str) -> Flags:
+def members(name: str) -> Flags:
     """The cells (10, 10) of the confusion matrix that make up a pair or `similar_types`."""
     groups = [np.isin(CLASS_NAMES, group) for group in ([PAIRS[name]] if name in PAIRS else SIMILAR)]
     return np.asarray(sum(np.outer(group, group) for group in groups) * OFF_DIAGONAL, bool)
 
 
-def _expected(confusion: Reals) -> Reals:
+def expected(confusion: Reals) -> Reals:
     """The errors in each cell (draws, 10, 10) if their labels and predictions were independent: see `categories`."""
     errors = confusion * OFF_DIAGONAL
     product = np.einsum("di,dj->dij", errors.sum(axis=2), errors.sum(axis=1)) * OFF_DIAGONAL
@@ -242,15 +242,15 @@ def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
     interval low, high; lift of the share of errors as in `categories`, with lift_low, lift_high; share_of_errors; name
     in `PAIRS`, missing beyond those.
     """
-    confirmed, tables = _confirmed(predictions), []
-    names = {pair: name for name in PAIRS for pair in zip(*np.nonzero(_members(name)), strict=True)}
+    confirmed, tables = pivot(predictions), []
+    names = {pair: name for name in PAIRS for pair in zip(*np.nonzero(members(name)), strict=True)}
     for configuration, trials in confirmed.groups.items():
         confusion = _counted(confirmed.crossed(trials), confirmed.cells[trials], 100).reshape(-1, 10, 10)
         errors = confusion[0] * OFF_DIAGONAL
         by_count = np.argsort(-errors, axis=None, kind="stable")[: np.count_nonzero(errors)]
         label, predicted = np.unravel_index(by_count, errors.shape)
         count = confusion[:, label, predicted]
-        lift = quotient(count, _expected(confusion)[:, label, predicted])
+        lift = quotient(count, expected(confusion)[:, label, predicted])
         tables.append(pd.DataFrame({
             "configuration": configuration, "rank": np.arange(1, len(label) + 1),
             "label": _classes(label), "predicted": _classes(predicted),
@@ -271,7 +271,7 @@ def per_image(predictions: pd.DataFrame, descriptors: pd.DataFrame) -> pd.DataFr
     Columns: label; wrong, how many of the `trials` of all configurations fail; the descriptors; the patterns of
     `EXTREMES` (bool); label_suspect (bool) with suspect_rank and suggested as in `label_suspects`, null elsewhere.
     """
-    confirmed, suspects = _confirmed(predictions), label_suspects(predictions)
+    confirmed, suspects = pivot(predictions), label_suspects(predictions)
     index = pd.Index(confirmed.images, name="image")
     described = descriptors.loc[confirmed.images].set_axis(index)
     counts = {"wrong": confirmed.wrong.sum(axis=0), "trials": len(confirmed.seeds)}
@@ -290,7 +290,7 @@ def by_configuration(predictions: pd.DataFrame) -> pd.DataFrame:
 
     Columns: configuration, image, seeds_wrong, seeds; status: always, sometimes or never wrong.
     """
-    confirmed, tables = _confirmed(predictions), []
+    confirmed, tables = pivot(predictions), []
     for name, trials in list(confirmed.groups.items())[1:]:
         wrong = confirmed.wrong[trials].sum(axis=0)
         status = np.select([wrong == len(trials), wrong > 0], [0, 1], 2)
@@ -328,7 +328,7 @@ def mended_and_broken(predictions: pd.DataFrame, a: str, b: str) -> Change:
     right, is the half each one's? Of the ensembles, not of every seed: the seeds see the same images, and to add them
     up would count each image as often. It says how sure the difference is for other images, not for other seeds.
     """
-    confirmed = _confirmed(predictions)
+    confirmed = pivot(predictions)
     of_a, of_b = confirmed.of(a), confirmed.of(b)
     seeds, in_a, in_b = np.intersect1d(confirmed.seeds[of_a], confirmed.seeds[of_b], return_indices=True)
     if not len(seeds):
@@ -351,7 +351,7 @@ def label_suspects(predictions: pd.DataFrame) -> pd.DataFrame:
     label (Northcutt, Jiang & Chuang 2021, arXiv:1911.00068). It asks for probabilities of images that were not trained
     on: these are.
     """
-    confirmed = _confirmed(predictions)
+    confirmed = pivot(predictions)
     mean = confirmed.ensemble(np.arange(len(confirmed.seeds)))
     issue = find_label_issues(confirmed.label, mean, n_jobs=1)
     score = get_label_quality_scores(confirmed.label, mean, method="self_confidence")
@@ -375,7 +375,7 @@ def failures(predictions: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     label, predicted = rows.label.cat.codes, rows.predicted.cat.codes
     rows["confident"] = rows.confidence > CONFIDENT
     for name in [*PAIRS, "similar_types"]:
-        rows[name] = _members(name)[label, predicted]
+        rows[name] = members(name)[label, predicted]
     rest = images.drop(columns=["label", "suggested"]).rename(columns={"wrong": "models_wrong", "trials": "models"})
     order = [*EXTREMES, *rest.columns.drop([*EXTREMES, "models_wrong", "models"])]
     rows = rows.join(rest[order], on="image")

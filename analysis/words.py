@@ -72,6 +72,10 @@ def percent(share: float, digits: int = 2) -> str:
     return f"{100 * share:.{digits}f}" if pd.notna(share) else MISSING
 
 
+def p_value(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+
+
 def setting(value: Any) -> str:
     """The value of a hyperparameter."""
     if pd.isna(value):

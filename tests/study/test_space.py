@@ -208,7 +208,7 @@ def test_a_preview_can_be_of_narrower_networks() -> None:
     assert full.preview.width == 0.25
     narrow = ResNet(name="resnet", widths=(16, 32, 64, 128), stem=16)
     assert {arm.model for arm in small.arms.values()} == {narrow}
-    assert {model for model in small.models()} == {narrow}
+    assert set(small.models()) == {narrow}
     arm = small.arms["adam_step"]
     assert small.suggest(FixedTrial(small.parameters_in_search(arm) or {})) == arm
 
