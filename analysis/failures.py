@@ -207,10 +207,10 @@ def _confident(confusion: Reals) -> tuple[Reals, Reals, Reals]:
 
 def _confused(confusion: Reals) -> tuple[Reals, Reals, Reals]:
     """Count, of and lift of the pairs and of `similar_types`, (draws, names), from (draws, label, predicted)."""
-    members = np.array([members(name) for name in [*PAIRS, "similar_types"]])
-    count, by_chance = (np.einsum("dij,nij->dn", cells, members) for cells in (confusion, expected(confusion)))
+    which = np.array([members(name) for name in [*PAIRS, "similar_types"]])
+    count, by_chance = (np.einsum("dij,nij->dn", cells, which) for cells in (confusion, expected(confusion)))
     errors = (confusion * OFF_DIAGONAL).sum(axis=(1, 2))
-    return count, np.repeat(errors[:, None], len(members), axis=1), quotient(count, by_chance)
+    return count, np.repeat(errors[:, None], len(which), axis=1), quotient(count, by_chance)
 
 
 def members(name: str) -> Flags:

@@ -152,6 +152,23 @@ def rates(rows: Sequence[tuple[str, Sequence[Any]]], names: Sequence[str], unit:
     return svg.getvalue()
 
 
+def reliability(groups: Sequence[tuple[str, pd.Series, pd.Series]], bins: int) -> bytes:
+    """Accuracy less confidence in bins of equal size, against confidence: a line for each name, confidence, right."""
+    looks = [(BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "D", "-."), ("#CC79A7", "^", ":")]
+    with _figure(3.0) as (figure, svg):
+        axes = figure.subplots()
+        for (name, confidence, right), (colour, mark, line) in zip(groups, looks, strict=False):
+            order = np.argsort(confidence.to_numpy(), kind="stable")
+            parts = [p for p in np.array_split(order, bins) if len(p)]
+            sure = np.array([confidence.to_numpy()[part].mean() for part in parts])
+            true = np.array([right.to_numpy()[part].mean() for part in parts])
+            axes.plot(100 * sure, 100 * (true - sure), line, marker=mark, color=colour, lw=1.4, ms=4, label=name)
+        axes.axhline(0, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
+        axes.set(xlabel="mean confidence, %", ylabel="accuracy less confidence, points")
+        figure.legend(loc="outside upper left", ncols=2)
+    return svg.getvalue()
+
+
 def grid(rows: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
     """Images uint8, each row (N, 28, 28) beside its name; a row of fewer is filled up with white."""
     most = max(len(row) for row in rows)

@@ -12,7 +12,18 @@ import pandas as pd
 
 from analysis.blocks import Section
 from analysis.evidence import Evidence
-from analysis.sections import cost, data, failing, looking, results, search, side_by_side
+from analysis.sections import (
+    calibrated,
+    cost,
+    data,
+    failing,
+    looking,
+    results,
+    scorecard,
+    search,
+    side_by_side,
+    stressed,
+)
 from analysis.sections.cost import ENDED_BADLY
 from analysis.sections.side_by_side import SideBySide
 from analysis.statistics import Standing, best_trials, compare, estimate
@@ -59,10 +70,13 @@ def page(evidence: Evidence) -> Page:
         lede=[*lede, *([fails] if fails else []), *_data(about)],
         state=[*state(about, trials, evidence.folder), *evidence.missing],
         sections=[
+            scorecard.scorecard(evidence),
             results.leaderboard(epochs, standings),
             results.comparisons(standings),
             failing.what_fails(evidence),
             Section("Any two side by side", [], widget="side-by-side"),
+            stressed.stressed(evidence),
+            calibrated.calibrated(evidence),
             looking.where_they_look(evidence),
             search.what_mattered(evidence),
             results.curves(epochs, standings),

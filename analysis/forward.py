@@ -101,14 +101,14 @@ class Networks:
         self.open.close()
 
     def over(
-        self, trials: Sequence[str], work: Work, each: Callable[[str], Any], shared: Any, source: ModuleType
+        self, trials: Sequence[str], work: Work, each: Callable[[str], Any], shared: Any, *sources: ModuleType
     ) -> Iterator[tuple[str, pd.DataFrame]]:
         """`work(network, config, each(trial), shared)` for every trial, as they are done: its id and the result.
 
-        Results are kept in the study's `cache/` until weights, arguments, `work` or `source` change. Raises RecordError
-        where a trial's weights cannot be read.
+        Results are kept in the study's `cache/` until weights, arguments, `work` or `sources` change. Raises
+        RecordError where a trial's weights cannot be read.
         """
-        common = digest(source, inspect.getsource(work), *shared)
+        common = digest(*sources, inspect.getsource(work), *shared)
         keys = {trial: digest(common, self._weights(trial), each(trial)) for trial in trials}
         paths = {trial: self.folder / "cache" / f"{work.__name__.strip('_')}-{trial}.parquet" for trial in trials}
         found = {trial: _kept(paths[trial], keys[trial]) for trial in trials}

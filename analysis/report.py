@@ -19,8 +19,9 @@ from markupsafe import Markup, escape
 from rich.console import Console
 
 from analysis.blocks import Picture, Section
-from analysis.evidence import Step, gather
+from analysis.evidence import gather
 from analysis.findings import Page, page
+from analysis.rerun import STRESSED, Step
 from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
@@ -41,13 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="the study (default: the newest)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where studies are (default: results)")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"compare the best N (default: {TOP})")
+    of_stress = f"corrupt N of the test images (default: {STRESSED})"
+    parser.add_argument("--stress-images", type=int, default=STRESSED, metavar="N", help=of_stress)
     options = parser.parse_args(argv)
     try:
-        if options.top < 0:
-            raise InputError(f"--top: got {options.top}, must be at least 0")
+        for option, least in (("top", 0), ("stress_images", 1)):
+            if (got := getattr(options, option)) < least:
+                raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
         folder = find(options.results, options.name)
         with Console(stderr=True).status("Making tables, figures and page") as status:
-            path = build(folder, options.top, lambda said: status.update(f"Making the page: {said}"))
+            path = build(
+                folder, options.top, options.stress_images, lambda said: status.update(f"Making the page: {said}")
+            )
     except (InputError, RecordError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -72,13 +78,13 @@ def _created(path: Path) -> str:
         return ""  # a broken study is nobody's default, and is complained of when it is named
 
 
-def build(folder: Path, top: int = TOP, step: Step = lambda said: None) -> Path:
+def build(folder: Path, top: int = TOP, stressed: int = STRESSED, step: Step = lambda said: None) -> Path:
     """Write tables, figures, report.md and report.html into the study's folder; the page's path.
 
-    The best `top` configurations are compared with each other; `step` is told what is being done. Raises RecordError
-    and DataError.
+    The best `top` configurations are compared, `stressed` of the test images corrupted; `step` is told what is being
+    done. Raises RecordError and DataError.
     """
-    evidence = gather(folder, top, step)
+    evidence = gather(folder, top, stressed, step)
     step("figures and page")
     made = page(evidence)
     for picture in pictures(made.sections):

@@ -12,7 +12,7 @@ import itertools
 import pandas as pd
 import pyarrow as pa
 
-from analysis.attention import CHECK_COLUMNS, COLUMNS
+from analysis import attention, calibration, stress, verdicts
 from analysis.descriptors import DESCRIPTORS
 from analysis.failures import CATEGORIES as FAILURE_CATEGORIES
 from analysis.failures import EXTREMES, PATTERNS
@@ -158,7 +158,10 @@ PREDICTIONS = _schema(
         LABEL,
         _category("predicted", "the class it was taken for"),
         _field("confidence", pa.float32(), "probability of the predicted class, in [0, 1]"),
-        *(_field(f"p_{k}", pa.float32(), f"probability of {name}, in [0, 1]") for k, name in enumerate(CLASS_NAMES)),
+        *(
+            _field(f"p_{k}", pa.float32(), f"probability of {name}, in [0.00001, 1], to 5 decimals")
+            for k, name in enumerate(CLASS_NAMES)
+        ),
     ],
 )
 OF_STUDY = [field for field in KEY if field.name in ("study", "fidelity")]
@@ -199,19 +202,34 @@ FAILURES = _schema(
     ],
 )
 KINDS = {"image": pa.int32(), "wrong": YES_NO, "passed": YES_NO, "matched": pa.int32(), "n": WHOLE}
-KINDS |= dict.fromkeys(("layer", "variant", "target", "check"), TEXT)
-MAY_BE_MISSING = ("matched", "energy", "random_energy", "value", "low", "high")
+KINDS |= dict.fromkeys(("severity", "seeds", "seeds_needed"), WHOLE) | dict.fromkeys(("inside", "scaled"), YES_NO)
+WORDS = ("layer", "variant", "target", "check", "corruption", "family", "claim", "text", "source", "said", "measure")
+KINDS |= dict.fromkeys((*WORDS, "verdict", "effect_of", "unit", "spaces", "why"), TEXT)
+MAY_BE_MISSING = {
+    "matched", "energy", "random_energy", "value", "low", "high", "confident_if_wrong", "wrong_if_confident",
+    "claimed_if_confident", "effect_of", "unit", "effect", "p", "p_holm", "p_sign_flip", "smallest", "seeds",
+    "seeds_needed",
+}  # fmt: skip
 
 
 def _measured(columns: dict[str, str]) -> list[pa.Field]:
+    """Fields of a table whose module describes its columns."""
     return [_field(n, KINDS.get(n, REAL), text, null=n in MAY_BE_MISSING) for n, text in columns.items()]
 
 
-ATTENTION = _schema("One row a confirmed trial, inspected image, map variant and target.", [*KEY, *_measured(COLUMNS)])
+ATTENTION = _schema(
+    "One row a confirmed trial, inspected image, map variant and target.", [*KEY, *_measured(attention.COLUMNS)]
+)
 ATTENTION_CHECKS = _schema(
     "One row a confirmed trial, map variant and check of whether its maps are to be trusted.",
-    [*KEY, *_measured(CHECK_COLUMNS)],
+    [*KEY, *_measured(attention.CHECK_COLUMNS)],
 )
+STRESS = _schema("One row a confirmed trial, corruption and severity.", [*KEY, *_measured(stress.COLUMNS)])
+CALIBRATION = _schema(
+    "One row a confirmed trial before temperature scaling, and one after, by its test predictions.",
+    [*KEY, *_measured(calibration.COLUMNS)],
+)
+CLAIMS = _schema("One row a conclusion of the two sources.", [*OF_STUDY, *_measured(verdicts.COLUMNS)])
 IMPORTANCE = _schema(
     "One row a scope of the search, hyperparameter and method: how much of what decided the accuracy it decided.",
     [
@@ -234,7 +252,10 @@ SCHEMAS = {
     "failures": FAILURES,
     "attention": ATTENTION,
     "attention_checks": ATTENTION_CHECKS,
+    "stress": STRESS,
+    "calibration": CALIBRATION,
     "importance": IMPORTANCE,
+    "claims": CLAIMS,
 }
 
 

@@ -7,7 +7,8 @@ import torch
 
 from analysis import figures
 from analysis.blocks import Picture, Section
-from analysis.evidence import SEED, Evidence, Images
+from analysis.evidence import SEED, Evidence
+from analysis.rerun import Images
 from study.augment import augment
 from study.config import Augmentation
 from study.data import CLASS_NAMES

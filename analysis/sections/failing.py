@@ -9,8 +9,9 @@ import pandas as pd
 from analysis import failures, figures, slices
 from analysis.blocks import Card, Deck, Panel, Picture, Section, Table
 from analysis.descriptors import DESCRIPTORS
-from analysis.evidence import Evidence, Images
+from analysis.evidence import Evidence
 from analysis.failures import ALL, CATEGORIES, EXTREMES
+from analysis.rerun import Images
 from analysis.slices import Slice
 from analysis.statistics import Standing
 from analysis.thumbnails import photo

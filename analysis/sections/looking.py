@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.blocks import Card, Deck, Panel, Section, Table
-from analysis.evidence import Evidence, Images
+from analysis.evidence import Evidence
 from analysis.failures import sample
+from analysis.rerun import Images
 from analysis.statistics import Standing, estimate
 from analysis.thumbnails import photo, signed_map
 from analysis.words import MISSING, interval, number, percent, points

@@ -13,9 +13,10 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from analysis.blocks import Card, Deck, Panel, Section, Table
-from analysis.evidence import Evidence, Images
+from analysis.evidence import Evidence
 from analysis.failures import CATEGORIES, CONFIDENT, NAMES
 from analysis.pairs import SHOWN, Pair
+from analysis.rerun import Images
 from analysis.sections.failing import TITLES
 from analysis.sections.looking import LEGEND, limit, panel, verdict
 from analysis.statistics import estimate

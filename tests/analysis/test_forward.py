@@ -49,7 +49,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def gather(folder: Path) -> evidence.Evidence:
-    return evidence.gather(folder, report.TOP, lambda said: None)
+    return evidence.gather(folder, report.TOP, 100, lambda said: None)
 
 
 def perturb(weights: Path) -> None:
@@ -61,7 +61,7 @@ def perturb(weights: Path) -> None:
 
 def test_an_unchanged_study_needs_neither_networks_nor_ray(study: Path) -> None:
     tables, cache = contents(study / "tables"), times(study)
-    assert {name.partition("-")[0] for name in cache} >= {"inspect", "check", "maps", "descriptors.parquet"}
+    assert {name.partition("-")[0] for name in cache} >= {"inspect", "check", "maps", "stress", "fit", "descriptors.parquet"}
     command = [sys.executable, "-c", AGAIN, "made", "--results", str(study.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False", "Ray was not so much as imported"
@@ -74,7 +74,7 @@ def test_the_networks_of_changed_weights_run_again_and_no_others(study: Path) ->
     perturb(study / "confirm" / "c0001" / "best.pt")
     gather(study)
     changed = {name for name, when in times(study).items() if when != cache[name]}
-    assert changed == {"inspect-c0001.parquet", "check-c0001.parquet", "maps-c0001.parquet"}
+    assert changed == {f"{work}-c0001.parquet" for work in ("inspect", "check", "maps", "stress", "fit")}
     after = pd.read_parquet(study / "tables" / "attention.parquet")
     same = [before[before.trial_id == t].equals(after[after.trial_id == t]) for t in ("c0000", "c0001", "c0002")]
     assert same == [True, False, True]
@@ -110,7 +110,7 @@ def test_a_study_without_its_weights_keeps_what_was_measured(study: Path) -> Non
     assert contents(study / "tables") == tables
     html = (study / "report.html").read_text()
     said = "Maps of 3 of 3 confirmed trials cannot be drawn: their weights, confirm/*/best.pt, are not in this folder."
-    assert f"{said} What an earlier report measured on those of 3 is kept." in html
+    assert f"{said} What an earlier report measured with those of 3 is kept." in html
     assert "The maps themselves cannot be drawn" in html
     assert "Grad-CAM fails" in html or "Grad-CAM passes" in html, "their verdict is still there"
     assert 'alt="Map of' not in html

@@ -1,0 +1,105 @@
+"""How much a confirmed network's probabilities can be believed, as they are and after temperature scaling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.metrics import brier_score_loss, log_loss
+
+from study.data import CLASS_NAMES
+
+Reals = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.integer[Any]]
+
+BINS = 15
+CONFIDENT = 0.9
+MEASURES = {
+    "ece": "expected calibration error over 15 bins of equal size, in [0, 1], 0 is best",
+    "brier": "Brier score, Σ over the classes, in [0, 2], 0 is best",
+    "nll": "mean negative log-likelihood of the labels, nats",
+    "aurc": "area under the risk-coverage curve, in [0, 1], 0 is best",
+    "confident_if_wrong": "share of the errors with a confidence above 0.9; null where there is none",
+    "wrong_if_confident": "error rate of the predictions with a confidence above 0.9; null where there is none",
+    "claimed_if_confident": "error rate that those predictions claim: their mean of 1 - confidence; likewise",
+}
+COLUMNS = {
+    "scaled": "whether the probabilities are after temperature scaling",
+    "temperature": "what the logits are divided by; 1 before scaling, above 1 makes less confident",
+    **MEASURES,
+}
+
+
+def calibration_error(confidence: Reals, right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
+    """Expected calibration error over bins of equal mass (Nguyen & O'Connor 2015, arXiv:1508.05154).
+
+    Σ_b n_b / N · |accuracy_b - mean confidence_b|, over predictions (N,) sorted by confidence.
+    """
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split((right.astype(np.float64) - confidence)[order], min(bins, len(order)))
+    return float(sum(abs(part.sum()) for part in parts) / len(order))
+
+
+def risk_coverage_area(confidence: Reals, right: npt.NDArray[np.bool_]) -> float:
+    """Mean over coverages 1/N … 1 of the error rate of the most confident predictions (Geifman et al. 2019,
+    arXiv:1805.08206). Ties in confidence count in their mean order: the rate of a tied group is spread over it.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    wrong = pd.Series(~right[order]).groupby(-confidence[order]).transform("mean").to_numpy(np.float64)
+    return float((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
+
+
+def temperature(logits: Reals, label: Labels) -> float:
+    """The T > 0 that gives softmax(logits / T) the least negative log-likelihood (Guo et al. 2017, arXiv:1706.04599).
+
+    Between 1/20 and 20. Logits (N, K) of images that were not trained on, up to a constant for each image.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(label)), label].mean())
+
+    end = np.log(20)
+    return float(np.exp(minimize_scalar(loss, bounds=(-end, end), method="bounded", options={"xatol": 1e-4}).x))
+
+
+def scaled(probabilities: Reals, by: float) -> Reals:
+    """Probabilities (N, K) after temperature scaling: softmax(log p / T), of which rows sum to 1."""
+    return np.asarray(np.exp(log_softmax(np.log(probabilities) / by, axis=1)))
+
+
+def measure(probabilities: Reals, label: Labels) -> dict[str, float]:
+    """All MEASURES of one network: probabilities (N, 10) of test images, label (N,)."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == label
+    confident = confidence > CONFIDENT
+    among = {"confident_if_wrong": confident[~right], "wrong_if_confident": ~right[confident],
+             "claimed_if_confident": 1 - confidence[confident]}  # fmt: skip
+    classes = np.arange(len(CLASS_NAMES))
+    return {
+        "ece": calibration_error(confidence, right),
+        "brier": float(brier_score_loss(label, probabilities, labels=classes, scale_by_half=False)),
+        "nll": float(log_loss(label, probabilities, labels=classes)),
+        "aurc": risk_coverage_area(confidence, right),
+        **{name: float(values.mean()) if len(values) else np.nan for name, values in among.items()},
+    }
+
+
+def calibration(predictions: pd.DataFrame, temperatures: pd.Series) -> pd.DataFrame:
+    """The table `calibration` but for the trials' keys: rows of each trial, as it is and scaled. Columns: COLUMNS.
+
+    `predictions`: the table. `temperatures` by trial_id, fitted on the validation split; a trial that has none gets no
+    second row.
+    """
+    rows = []
+    for trial, of in predictions.groupby("trial_id", sort=True):
+        found = of[[f"p_{k}" for k in range(len(CLASS_NAMES))]].to_numpy(np.float64)
+        label = of.label.cat.codes.to_numpy()
+        every = [(False, 1.0)] + [(True, by) for by in temperatures[temperatures.index == trial]]
+        rows += [
+            {"trial_id": trial, "scaled": after, "temperature": by, **measure(scaled(found, by), label)}
+            for after, by in every
+        ]
+    return pd.DataFrame(rows, columns=["trial_id", *COLUMNS])

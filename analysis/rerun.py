@@ -1,0 +1,202 @@
+"""What the confirmed networks do when they are run again: where they look, under corruptions, on validation images.
+
+Of trials whose weights are gone, the tables keep what an earlier report found: a study may be kept without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import nn
+
+from analysis import attention, calibration, corruptions, stress, tables
+from analysis.forward import Networks
+from analysis.pairs import Pair
+from analysis.schemas import KEY
+from study.config import TrialConfig
+from study.data import Bytes, Splits
+
+SEED = 0  # of every sample that is drawn here
+INSPECTED = 100  # errors of each confirmed trial whose maps are measured, and as many matched correct images
+STRESSED = 2000  # test images that are corrupted, of which the accuracy has a standard error of half a point
+KEY_NAMES = [field.name for field in KEY]
+
+Step = Callable[[str], None]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The confirmed trials' test images: pixels uint8 (N, 28, 28), and the table `images`, by place in the test set."""
+
+    pixels: Bytes
+    masks: Mask
+    table: pd.DataFrame  # indexed by image, in the pixels' order
+    places: pd.Series  # from an image to its row
+
+    def at(self, image: int) -> Bytes:
+        return np.asarray(self.pixels[self.places[image]])
+
+    def mask(self, image: int) -> Mask:
+        return np.asarray(self.masks[self.places[image]])
+
+
+class Rerun:
+    """The confirmed networks of the study in `folder`; each method makes a table and writes it.
+
+    Trials without weights are named once in `missing`. Raises RecordError where weights cannot be read.
+    """
+
+    def __init__(self, folder: Path, predictions: pd.DataFrame, networks: Networks, step: Step) -> None:
+        self.folder, self.predictions, self.networks, self.step = folder, predictions, networks, step
+        self.of = {str(trial): rows for trial, rows in predictions.groupby("trial_id", sort=True)}
+        self.there = [trial for trial in self.of if (folder / "confirm" / trial / "best.pt").is_file()]
+        self.lost = predictions[~predictions.trial_id.isin(self.there)]
+
+    @property
+    def missing(self) -> list[str]:
+        if self.lost.empty:
+            return []
+        gone, kept = len(self.of) - len(self.there), self._earlier("attention").trial_id.nunique()
+        return [
+            f"Maps of {gone} of {len(self.of)} confirmed trials cannot be drawn: their weights, confirm/*/best.pt, are "
+            "not in this folder." + (f" What an earlier report measured with those of {kept} is kept." if kept else "")
+        ]
+
+    def attention(self, images: Images) -> pd.DataFrame:
+        """The table `attention`: maps of a sample of errors and of matched correct images."""
+        samples = {trial: _sample(self.of[trial], images) for trial in self.there}
+        shared = (images.pixels, images.masks)
+        self.step(f"where {len(self.there)} networks look")
+        found = self._over(_inspect, samples.__getitem__, shared, attention)
+        order = pd.Series(images.table.index)
+        for trial, rows in found.items():
+            matched = rows.matched.map(order, na_action="ignore").astype("Int32")
+            found[trial] = rows.assign(image=rows.image.map(order), matched=matched)
+        return self._table("attention", found)
+
+    def checks(self, images: Images) -> pd.DataFrame:
+        """The table `attention_checks`: whether the maps are to be trusted."""
+        self.step(f"whether the maps of {len(self.there)} networks are to be trusted")
+        return self._table("attention_checks", self._over(_check, _nothing, (images.pixels,), attention))
+
+    def maps(self, images: Images, two: Sequence[Pair]) -> dict[str, pd.DataFrame]:
+        """By trial, the maps that cards show, indexed by image: 28×28, predicted and true."""
+        self.step("maps of the images on show")
+        wanted = {trial: _on_show(trial, two, self.of[trial], images) for trial in self.there}
+        trials = [trial for trial in self.there if len(wanted[trial])]
+        found = dict(self.networks.over(trials, _maps, wanted.__getitem__, (images.pixels,), attention))
+        return {
+            trial: rows.assign(image=wanted[trial].image.to_numpy()).set_index("image") for trial, rows in found.items()
+        }
+
+    def stress(self, images: Images, most: int) -> pd.DataFrame:
+        """The table `stress`: accuracy under every corruption, on `most` of the test images, the same for all."""
+        chosen = np.sort(np.random.default_rng(SEED).permutation(len(images.pixels))[:most])
+        labels = images.table.label.cat.codes.to_numpy(np.uint8)[chosen]
+        shared = (images.pixels[chosen], labels, images.table.index.to_numpy()[chosen])
+        self.step(f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions")
+        return self._table("stress", self._over(_stress, _nothing, shared, stress, corruptions))
+
+    def calibration(self, splits: Splits) -> pd.DataFrame:
+        """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
+        self.step(f"how far {len(self.there)} networks are to be believed")
+        shared = (splits.val_images, splits.val_labels)
+        fitted = self._over(_fit, _nothing, shared, calibration)
+        temperatures = pd.Series(
+            {trial: float(rows.temperature.iloc[0]) for trial, rows in fitted.items()}, dtype=float
+        )
+        earlier = self._earlier("calibration")
+        kept = earlier[earlier.scaled].set_index("trial_id").temperature
+        found = calibration.calibration(self.predictions, pd.concat([temperatures, kept]))
+        return self._write("calibration", found.merge(self._keys(), on="trial_id"))
+
+    def _over(
+        self, work: Callable[..., pd.DataFrame], each: Callable[[str], Any], shared: Any, *sources: ModuleType
+    ) -> dict[str, pd.DataFrame]:
+        return dict(self.networks.over(self.there, work, each, shared, *sources))
+
+    def _table(self, name: str, found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+        """What was found of each trial, and what is kept of those without weights."""
+        rows = [rows.assign(trial_id=trial) for trial, rows in found.items()]
+        made = [pd.concat(rows, ignore_index=True).merge(self._keys(), on="trial_id")] if rows else []
+        earlier = self._earlier(name)
+        both = pd.concat([*made, earlier] if len(earlier) or not made else made, ignore_index=True)
+        return self._write(name, both.sort_values("trial_id", kind="stable", ignore_index=True))
+
+    def _write(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        tables.write(self.folder, name, table)
+        return tables.read(self.folder, name)
+
+    def _keys(self) -> pd.DataFrame:
+        return self.predictions[KEY_NAMES].drop_duplicates("trial_id")
+
+    def _earlier(self, table: str) -> pd.DataFrame:
+        """What an earlier report's table says of the trials without weights."""
+        same = ["trial_id", "config_id", "seed"]
+        return tables.earlier(self.folder, table).merge(self.lost[same].drop_duplicates(), on=same)
+
+
+def _nothing(trial: str) -> None:
+    return None
+
+
+def _by_place(predictions: pd.DataFrame, images: Images) -> pd.DataFrame:
+    """A trial's predictions with each image's row among the pixels in place of its number."""
+    return predictions.assign(image=predictions.image.map(images.places)).sort_values("image")
+
+
+def _sample(predictions: pd.DataFrame, images: Images) -> pd.DataFrame:
+    areas = images.table.area.to_numpy()
+    return attention.matched_sample(_by_place(predictions, images), areas, INSPECTED, SEED)
+
+
+def _on_show(trial: str, two: Sequence[Pair], predictions: pd.DataFrame, images: Images) -> pd.DataFrame:
+    """The images of which cards show the trial's maps: image, row, label, predicted."""
+    wanted = {image for pair in two if trial in pair.trials for image in pair.images}
+    rows = predictions[predictions.image.isin(wanted)].sort_values("image")[["image", "label", "predicted"]]
+    return rows.assign(row=rows.image.map(images.places)).reset_index(drop=True)
+
+
+# What runs in the workers. `own` is the trial's, `shared` is what all of them are shown.
+
+
+def _inspect(network: nn.Module, config: TrialConfig, own: pd.DataFrame, shared: tuple[Bytes, Mask]) -> pd.DataFrame:
+    return attention.inspect(network, shared[0], own, shared[1], config.mean, config.std, SEED)
+
+
+def _check(network: nn.Module, config: TrialConfig, own: None, shared: tuple[Bytes]) -> pd.DataFrame:
+    return attention.checks(network, shared[0], config.mean, config.std, SEED)
+
+
+def _stress(network: nn.Module, config: TrialConfig, own: None, shared: tuple[Bytes, Bytes, Any]) -> pd.DataFrame:
+    return stress.stress(network, config, *shared, SEED)
+
+
+def _fit(network: nn.Module, config: TrialConfig, own: None, shared: tuple[Bytes, Bytes]) -> pd.DataFrame:
+    """The temperature that suits the validation images, of which the network was chosen by the best epoch only."""
+    inputs = attention.normalised(shared[0], config.mean, config.std)
+    with torch.inference_mode():
+        logits = torch.cat([network(part) for part in inputs.split(attention.BATCH)])
+    return pd.DataFrame({"temperature": [calibration.temperature(logits.double().numpy(), shared[1])]})
+
+
+def _maps(network: nn.Module, config: TrialConfig, own: pd.DataFrame, shared: tuple[Bytes]) -> pd.DataFrame:
+    """Of each row's image, the maps as 784 pixels: Grad-CAM for the predicted and the true class, and HiResCAM."""
+    inputs = attention.normalised(shared[0][own.row], config.mean, config.std)
+    classes = torch.from_numpy(np.stack([own[n].cat.codes for n in ("predicted", "label")], axis=1).astype(np.int64))
+    found: dict[str, list[np.ndarray]] = {}
+    for variant in attention.variants(network):
+        maps, _ = attention.maps(network, inputs, classes, variant)
+        shown = attention.enlarge(maps, attention.target(network)).astype(np.float32).reshape(len(own), 2, -1)
+        names = {"grad-cam": ("predicted", "true"), "hirescam": ("hirescam",)}[variant]
+        found |= {name: list(shown[:, k]) for k, name in enumerate(names)}
+    return pd.DataFrame(found)

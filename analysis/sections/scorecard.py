@@ -1,0 +1,79 @@
+"""The scorecard: what each source concluded, and whether the runs support it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.blocks import Section, Table
+from analysis.evidence import Evidence
+from analysis.verdicts import NOT_TESTED, signed
+from analysis.words import MISSING, number
+
+SIGNS = {"supported": "✓", "contradicted": "✗", "no material effect": "≈", "inconclusive": "?"}
+
+
+def scorecard(evidence: Evidence) -> Section:
+    """Every claim with its verdict; of those that this study cannot test, what other studies beside it say."""
+    claims = evidence.claims
+    preview = evidence.about.get("fidelity") == "preview"
+    tested, others = claims[claims.verdict != NOT_TESTED], claims[claims.verdict == NOT_TESTED]
+    elsewhere = dict(tuple(evidence.elsewhere.groupby("claim")))
+    tables = []
+    if len(tested):
+        caption = (
+            "The effect is positive where the conclusion is right; of several that it implies, it is the one that "
+            "decides. Supported, contradicted: the interval leaves 0 out, and p is at most 0.05 after Holm's "
+            "correction for all that are tested. No material effect: the interval lies within what would matter. "
+            "Inconclusive: neither. How each is measured and judged: analysis/claims.py, analysis/verdicts.py. "
+            "Table: claims."
+        )
+        columns = ["conclusion", "verdict", "effect", "95 % interval", "would matter"]
+        tables.append(Table(columns, [_row(row, preview) for row in tested.itertuples()], caption, words=2))
+        why = [[row.text, _why(row)] for row in tested.itertuples()]
+        caption = "Made from the numbers; points are percentage points. Table: claims, column why."
+        tables.append(
+            Table(["conclusion", "what the source says, and what the verdict rests on"], why, caption, words=2)
+        )
+    if len(others):
+        rows = [[row.text, _reason(row), _others(elsewhere.get(row.claim), row.spaces)] for row in others.itertuples()]
+        caption = "Verdicts of the other studies in this results folder, or the spaces that can test it. Table: claims."
+        tables.append(Table(["conclusion", "not tested here", "elsewhere"], rows, caption, words=3))
+    return Section("The sources' conclusions", [summary(tested, len(claims), preview)], tables)
+
+
+def summary(tested: pd.DataFrame, of: int, preview: bool) -> str:
+    """How many are tested, and how they came out."""
+    counts = tested.verdict.value_counts()
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGNS if verdict in counts)
+    how = " as a preview" if preview else ""
+    what = f"Of {of} conclusions that the two projects drew, this study tests {len(tested)}{how}"
+    return f"{what}: {said}." if said else f"{what}."
+
+
+def _row(row: Any, preview: bool) -> list[str]:
+    ends = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else MISSING
+    return [row.text, _verdict(row, preview), f"{signed(row.effect)} {row.unit}", ends, number(row.smallest)]
+
+
+def _verdict(row: Any, preview: bool) -> str:
+    return f"{SIGNS[row.verdict]} {row.verdict}{' (preview)' if preview else ''}"
+
+
+def _why(row: Any) -> str:
+    p = f" After Holm's correction p = {row.p_holm:.3f}." if pd.notna(row.p) else ""
+    few = f" Some {row.seeds_needed:.0f} seeds would settle it." if pd.notna(row.seeds_needed) else ""
+    return f"The {row.source} says: {row.said}. {row.why}{p}{few}"
+
+
+def _reason(row: Any) -> str:
+    return f"{row.why[:1].lower()}{row.why[1:].removesuffix('.')}"
+
+
+def _others(rows: pd.DataFrame | None, spaces: str) -> str:
+    """The verdicts of other studies, each with the word preview where it is one; else the spaces that can test it."""
+    if rows is None:
+        return spaces
+    of = [f"study {row.study}: {_verdict(row, row.fidelity == 'preview')}. {row.why}" for row in rows.itertuples()]
+    return " ".join(of)

@@ -1,0 +1,115 @@
+"""The stress test: what is left of the confirmed networks' accuracy on corrupted images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis import figures_stress
+from analysis.blocks import Picture, Section, Table
+from analysis.corruptions import CLEAN, CORRUPTIONS
+from analysis.evidence import Evidence
+from analysis.statistics import Standing, estimate
+from analysis.stress import errors, means
+from analysis.words import MISSING, interval, percent
+
+SHOWN = 5  # configurations, the best first
+GROUPS = {"all": "all", "inside": "inside the augmentation", "outside": "outside it"}
+
+
+def stressed(evidence: Evidence) -> Section:
+    """Severity curves, mean corruption errors, and a picture of all that was done to the images."""
+    title, table = "Under stress", evidence.stress
+    if table.empty:
+        return Section(title, ["No network was stressed: that takes confirmed trials and their weights."])
+    shown = [s for s in evidence.standings if s.name in set(table.arm)][:SHOWN]
+    clean = table[table.corruption == CLEAN]
+    text = [
+        f"{len(CORRUPTIONS)} corruptions and suppressions, each at five severities, of {clean.n.iloc[0]:,} test "
+        "images. What is drawn at random is drawn for each image, so that every network meets the same one. No network "
+        "was chosen by what it does here.",
+        _hardest(table, shown[0]),
+    ]
+    names = [s.name for s in shown]
+    curves = Picture(
+        "severities",
+        figures_stress.severity_curves(table, names, "corruption"),
+        f"Accuracy by severity under {len(CORRUPTIONS)} corruptions, one panel each, of {', '.join(names)}",
+        "Accuracy against severity, 0 is the image as it is; the dotted line is chance. Bars are Student's t intervals "
+        "over seeds. Amounts and sources of each: analysis/corruptions.py. Table: stress.",
+    )
+    tables = [_summary(evidence, shown), _by_corruption(table, shown)]
+    return Section(title, text, tables, [curves, *_gallery(evidence)])
+
+
+def _hardest(table: pd.DataFrame, best: Standing) -> str:
+    """Which corruption takes most from a configuration, and which least."""
+    by = (
+        table[(table.arm == best.name) & (table.corruption != CLEAN)]
+        .groupby("corruption")
+        .accuracy.mean()
+        .sort_values()
+    )
+    first, last = (f"{str(by.index[k]).replace('_', ' ')} ({percent(by.iloc[k], 1)} %)" for k in (0, -1))
+    return f"Of {best.title}, {first} leaves least, mean over severities and seeds; {last} leaves most."
+
+
+def _summary(evidence: Evidence, shown: Sequence[Standing]) -> Table:
+    """Mean corruption errors of each configuration, absolute and against the reference arm."""
+    table, reference = evidence.stress, evidence.reference
+    against = reference if reference is not None and reference in set(table.arm) else shown[0].name
+    of = means(errors(table[table.arm.isin([*(s.name for s in shown), against])], against))
+    groups = GROUPS if "inside" in set(of.group) else {"all": "all"}
+    rows = []
+    for s in shown:
+        clean = table[(table.arm == s.name) & (table.corruption == CLEAN)].accuracy
+        own = of[of.arm == s.name].set_index("group")
+        cells = [_spread(own.loc[[group], "mce"]) for group in groups]
+        rows.append([s.title, percent(clean.mean(), 1), _spread(own.loc[["all"], "error"]),
+                     _spread(own.loc[["all"], "retention"]), *cells])  # fmt: skip
+    relative = [f"relative to {against}, {name}" for name in groups.values()]
+    columns = ["configuration", "clean %", "mean corruption error %", "retained %", *relative]
+    caption = (
+        "Mean over corruptions, suppressions left out, and severities; in brackets Student's t interval over seeds. "
+        "Retained: accuracy under corruption over clean accuracy. Relative: mean over corruptions of each one's error "
+        f"over that of {against} with the same seed, in %, below 100 is better (Hendrycks & Dietterich 2019). Inside: "
+        "corruptions of a kind that some configuration is trained with. Table: stress."
+    )
+    return Table(columns, rows, caption)
+
+
+def _by_corruption(table: pd.DataFrame, shown: Sequence[Standing]) -> Table:
+    by = table.groupby(["arm", "corruption", "seed"]).accuracy.mean()
+    rows = []
+    for name, corruption in CORRUPTIONS.items():
+        cells = [_spread(by[s.name, name]) for s in shown]
+        rows.append([name.replace("_", " "), corruption.family, *cells])
+    caption = (
+        "Accuracy in %, mean over the five severities; in brackets Student's t interval over seeds. Table: stress."
+    )
+    return Table(["corruption", "family", *(s.title for s in shown)], rows, caption, words=2)
+
+
+def _spread(shares: pd.Series) -> str:
+    """Mean and interval over seeds of shares in [0, 1], in %."""
+    known = shares.dropna()
+    if known.empty:
+        return MISSING
+    found = estimate((100 * known.astype(float)).tolist())
+    return f"{found.mean:.1f}" + (f" ({interval(found)})" if found.low is not None else "")
+
+
+def _gallery(evidence: Evidence) -> list[Picture]:
+    if evidence.images is None:
+        return []
+    image = int(evidence.images.table.index[0])
+    return [
+        Picture(
+            "corruptions",
+            figures_stress.gallery(evidence.images.at(image), image),
+            f"Test image {image} under every corruption, one row each, at severities 0 to 5",
+            f"Test image {image} under everything, from severity 0, which is the image itself, to 5. Patch shuffle "
+            "takes the shape away, silhouette fill and low pass the texture.",
+        )
+    ]
