@@ -79,7 +79,7 @@ def gather(folder: Path, top: int, stressed: int, step: Step) -> Evidence:
         found["failures"] = failures.failures(predictions, images.table)
         two = pairs(predictions, found["failures"], confirmed(trials)[:top])
         with Networks(folder) as networks:
-            again = Rerun(folder, predictions, networks, step)
+            again = Rerun(folder, trials, predictions, networks, step)
             found["attention"], found["attention_checks"] = again.attention(images), again.checks(images)
             found["stress"], found["calibration"] = again.stress(images, stressed), again.calibration(splits)
             maps = again.maps(images, two)

@@ -23,10 +23,11 @@ from analysis.pairs import Pair
 from analysis.schemas import KEY
 from study.config import TrialConfig
 from study.data import Bytes, Splits
+from study.trainer import Precision
 
 SEED = 0  # of every sample that is drawn here
 INSPECTED = 100  # errors of each confirmed trial whose maps are measured, and as many matched correct images
-STRESSED = 2000  # test images that are corrupted, of which the accuracy has a standard error of half a point
+STRESSED = 1000  # test images that are corrupted: FashionCNN takes some 20 s of a core for them
 KEY_NAMES = [field.name for field in KEY]
 
 Step = Callable[[str], None]
@@ -55,8 +56,11 @@ class Rerun:
     Trials without weights are named once in `missing`. Raises RecordError where weights cannot be read.
     """
 
-    def __init__(self, folder: Path, predictions: pd.DataFrame, networks: Networks, step: Step) -> None:
+    def __init__(
+        self, folder: Path, trials: pd.DataFrame, predictions: pd.DataFrame, networks: Networks, step: Step
+    ) -> None:
         self.folder, self.predictions, self.networks, self.step = folder, predictions, networks, step
+        self.precision: dict[str, Precision] = trials.set_index("trial_id").precision.fillna("fp32").to_dict()
         self.of = {str(trial): rows for trial, rows in predictions.groupby("trial_id", sort=True)}
         self.there = [trial for trial in self.of if (folder / "confirm" / trial / "best.pt").is_file()]
         self.lost = predictions[~predictions.trial_id.isin(self.there)]
@@ -104,7 +108,7 @@ class Rerun:
         labels = images.table.label.cat.codes.to_numpy(np.uint8)[chosen]
         shared = (images.pixels[chosen], labels, images.table.index.to_numpy()[chosen])
         self.step(f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions")
-        return self._table("stress", self._over(_stress, _nothing, shared, stress, corruptions))
+        return self._table("stress", self._over(_stress, self.precision.__getitem__, shared, stress, corruptions))
 
     def calibration(self, splits: Splits) -> pd.DataFrame:
         """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
@@ -177,8 +181,8 @@ def _check(network: nn.Module, config: TrialConfig, own: None, shared: tuple[Byt
     return attention.checks(network, shared[0], config.mean, config.std, SEED)
 
 
-def _stress(network: nn.Module, config: TrialConfig, own: None, shared: tuple[Bytes, Bytes, Any]) -> pd.DataFrame:
-    return stress.stress(network, config, *shared, SEED)
+def _stress(network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, Bytes, Any]) -> pd.DataFrame:
+    return stress.stress(network, config, *shared, SEED, own)
 
 
 def _fit(network: nn.Module, config: TrialConfig, own: None, shared: tuple[Bytes, Bytes]) -> pd.DataFrame:
