@@ -15,9 +15,11 @@ from typing import Any
 
 import ray
 
-from study.provenance import cores
+from study.provenance import cores, gpu_count, typed
 
 TOKEN = Path("~/.ray/auth_token")
+# A socket's path has 107 bytes at most, of which Ray's own part takes up to 68 and `scratch`'s name 19.
+LONGEST_TMPDIR = 107 - 68 - 19
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Cluster:
         """What to open or type to watch a study."""
         lines = [f"  dashboard    http://{self.dashboard}, log in with the token in {TOKEN}"] if self.dashboard else []
         lines += [f"  prometheus   http://{self.metrics}"] if self.metrics else []
-        lines += [f"  tensorboard  tensorboard --logdir {study / 'tensorboard'}"]
-        return [*lines, f"  optuna       optuna-dashboard {study / 'search' / 'optuna.journal'}"]
+        lines += [f"  tensorboard  {typed('tensorboard')} --logdir {study / 'tensorboard'}"]
+        return [*lines, f"  optuna       {typed('optuna-dashboard')} {study / 'search' / 'optuna.journal'}"]
 
 
 @contextmanager
@@ -48,11 +50,12 @@ def running(dashboard: bool = True) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray moves tensors between no GPUs here; without this it warns of a coming change at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    scratch = tempfile.mkdtemp(prefix="study-ray-")
+    scratch = _scratch()
     try:
         context: Any = ray.init(
             "local",
             num_cpus=cores(),
+            num_gpus=gpu_count(),
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
@@ -64,6 +67,12 @@ def running(dashboard: bool = True) -> Iterator[Cluster]:
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch() -> str:
+    """A new temporary folder, whose path leaves room for Ray's sockets."""
+    short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TMPDIR
+    return tempfile.mkdtemp(prefix="study-ray-", dir=None if short else "/tmp")
 
 
 def _ensure_token() -> None:

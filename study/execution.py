@@ -79,6 +79,7 @@ class TrialQueue(Searcher):
             folder=str(folder),
             precision=self.resources.precision,
             cores=self.resources.cores,
+            gpus=self.resources.gpus,
             confirm=record.stage == "confirm",
         )
         return {"job": asdict(job)}
@@ -233,7 +234,7 @@ def run_trials(
             return tune.PlacementGroupFactory([{"CPU": resources.cores, "GPU": resources.gpus}])
 
     Trial.__qualname__ = "Trial"  # what the dashboard shows as the class
-    slots = _slots(resources)
+    slots = slots_of(resources)
     scratch = tempfile.mkdtemp(prefix="study-tune-")
     try:
         tuner = tune.Tuner(
@@ -260,12 +261,16 @@ def run_trials(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _slots(resources: Resources) -> int:
+def slots_of(resources: Resources) -> int:
+    """How many trials Ray can run at a time. Raises ValueError where not one fits."""
     total = ray.cluster_resources()
-    slots = int(total.get("CPU", 1) // resources.cores)
+    slots = int(total.get("CPU", 0) // resources.cores)
     if resources.gpus:
         slots = min(slots, int(total.get("GPU", 0) / resources.gpus + 1e-9))
-    return max(slots, 1)
+    if slots < 1:
+        got = f"{resources.cores} cores and {resources.gpus:g} GPUs for a trial"
+        raise ValueError(f"resources: got {got}, must fit into {total.get('CPU', 0):g} and {total.get('GPU', 0):g}")
+    return slots
 
 
 def _id(trial: TuneTrial) -> str:

@@ -1,7 +1,7 @@
 """Open a study for the command: a new one, or one to go on with, and what the command line decides about it.
 
 What it decides is kept in study.json, so that a study that goes on keeps to what it was begun with; only `--extend`
-changes the numbers of trials and seeds. One run at a time works on a study: see `locked`.
+changes the numbers of trials and seeds, and the time of the search. One run at a time works on a study: see `locked`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import fcntl
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from study import provenance, records, space_file
 from study.records import RecordError
 from study.space import Budget, Fidelity, Space
 
+EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -34,7 +35,7 @@ class Settings:
     rule: Literal["asha", "one-epoch", "none"]
     seed: int
     budget: Budget
-    time_budget_s: float | None
+    time_budget_s: float | None  # of the search, over all runs of the study
     cores: int | None
     gpus: float | None
 
@@ -63,7 +64,11 @@ def open_study(arguments: argparse.Namespace) -> Study:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder while this one lasts; the lock goes with the process. Raises UsageError."""
+    """Keep a second run out of the folder while this one lasts; the lock goes with the process. Raises UsageError.
+
+    A folder made for a study that was never begun is removed.
+    """
+    ours = not folder.exists() or (folder / ".lock").exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
@@ -74,7 +79,13 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"{folder.name}: another run is working on it; wait for it, or choose a --name") from None
-        yield
+        try:
+            yield
+        finally:
+            if ours and not (folder / "study.json").exists():
+                (folder / ".lock").unlink()
+                with suppress(OSError):  # there is something in it
+                    folder.rmdir()
 
 
 def _new(arguments: argparse.Namespace) -> Study:
@@ -92,9 +103,8 @@ def _earlier(arguments: argparse.Namespace, name: str) -> Study:
     """The study that --resume or --extend names, with what an extension adds."""
     results: Path = arguments.results
     option, folder = "--resume" if arguments.resume else "--extend", results / name
-    kept_to = ("name", "fidelity", "scheduler", "time_budget", "cpus_per_trial", "gpus_per_trial", "seed")
-    given = [k for k in (*kept_to, *(("trials", "seeds") if arguments.resume else ())) if getattr(arguments, k)]
-    if given:
+    kept_to, added = ("name", "fidelity", "scheduler", "cpus_per_trial", "gpus_per_trial", "seed"), EXTENSION
+    if given := [k for k in (*kept_to, *(added if arguments.resume else ())) if getattr(arguments, k) is not None]:
         options = ", ".join(f"--{key.replace('_', '-')}" for key in given)
         raise UsageError(f"{option}: got {options} too, must stand alone: a study keeps what it was begun with")
     if not (folder / "study.json").exists():
@@ -105,14 +115,37 @@ def _earlier(arguments: argparse.Namespace, name: str) -> Study:
         settings = Settings.from_json(earlier["settings"])
     except (KeyError, TypeError) as error:
         raise RecordError(f"{folder / 'study.json'}: got no valid settings ({error!r})") from error
-    if arguments.extend:
-        if arguments.trials is None and arguments.seeds is None:
-            raise UsageError("--extend: got neither --trials nor --seeds, must say how much more to run")
-        budget = settings.budget
-        trials, seeds = budget.trials + (arguments.trials or 0), arguments.seeds or budget.seeds
-        settings = replace(settings, budget=replace(budget, trials=trials, seeds=seeds))
+    if (settings.cores or 1) > (here := provenance.cores()):
+        must = f"at least {settings.cores}, the --cpus-per-trial that the study was begun with"
+        raise UsageError(f"{option}: got {here} cores here, must be {must}")
+    if earlier["plan"]["gpus"] and not provenance.gpu_count():
+        raise UsageError(f"{option}: got no GPU here, must be one: the study was begun on {earlier['plan']['device']}")
     full = replace(space_file.load(folder / "space.yaml"), name=Path(earlier["space"]).stem)
+    if arguments.extend:
+        settings, earlier = _extended(arguments, folder, full, settings, earlier)
     return Study(folder, _apply(full, settings), settings, earlier)
+
+
+def _extended(
+    arguments: argparse.Namespace, folder: Path, full: Space, settings: Settings, earlier: dict[str, Any]
+) -> tuple[Settings, dict[str, Any]]:
+    """Settings and study.json with what --extend adds. The search is taken up again only where trials are added."""
+    budget, trials, seeds = settings.budget, arguments.trials, arguments.seeds
+    if trials is None and seeds is None:
+        raise UsageError("--extend: got neither --trials nor --seeds, must say how much more to run")
+    if trials is None and arguments.time_budget is not None:
+        raise UsageError("--time-budget: got no --trials with it, must be given for trials that --extend adds")
+    if seeds is not None and seeds <= budget.seeds:
+        raise UsageError(
+            f"--seeds: got {seeds}, must be above {budget.seeds}, those that there are: it is the new total"
+        )
+    if trials is None:
+        return replace(settings, budget=replace(budget, seeds=seeds)), earlier
+    trials = max(len(records.read_trials(folder, "search")) + trials, len(full.arms))
+    budget = _budget(full, settings.fidelity, trials, seeds or budget.seeds)
+    spent = earlier["stages"].get("search", {}).get("wall_seconds", 0.0)
+    time_budget_s = None if arguments.time_budget is None else spent + arguments.time_budget
+    return replace(settings, budget=budget, time_budget_s=time_budget_s), earlier | {"search_over": False}
 
 
 def _settings(arguments: argparse.Namespace, full: Space) -> Settings:
@@ -125,17 +158,22 @@ def _settings(arguments: argparse.Namespace, full: Space) -> Settings:
     cores, most = arguments.cpus_per_trial, provenance.cores()
     if (cores or 1) > most:
         raise UsageError(f"--cpus-per-trial: got {cores}, must be at most {most}, all that there are")
-    if arguments.gpus_per_trial and arguments.gpus_per_trial > (found := provenance.gpu_count()):
-        raise UsageError(f"--gpus-per-trial: got {arguments.gpus_per_trial:g}, must be at most {found}, all there are")
+    if arguments.gpus_per_trial and not provenance.gpu_count():
+        raise UsageError(f"--gpus-per-trial: got {arguments.gpus_per_trial:g}, must be left out: there is no GPU")
     return Settings(
         fidelity=fidelity,
         rule=arguments.scheduler or "asha",
         seed=arguments.seed or 0,
-        budget=Budget(trials, min(budget.candidates, trials), arguments.seeds or budget.seeds),
+        budget=_budget(full, fidelity, trials, arguments.seeds or budget.seeds),
         time_budget_s=arguments.time_budget,
         cores=cores,
         gpus=arguments.gpus_per_trial,
     )
+
+
+def _budget(full: Space, fidelity: Fidelity, trials: int, seeds: int) -> Budget:
+    """With the space's candidates, but no more than trials that are no arms."""
+    return Budget(trials, min(full.at(fidelity).budget.candidates, trials - len(full.arms)), seeds)
 
 
 def _apply(full: Space, settings: Settings) -> Space:

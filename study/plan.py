@@ -5,16 +5,22 @@ from __future__ import annotations
 import heapq
 import math
 import multiprocessing
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from study.confirm import SUPERSEDED
 from study.execution import Resources
-from study.probe import Speed, architecture, faster_precision, flops, parameters_of, probe, ready
+from study.probe import Speed, architecture, faster_precision, flops, parameters_of, peak_memory, probe, ready
 from study.provenance import cores as available_cores
+from study.provenance import free_memory, gpu_count
+from study.records import ENDED, TrialRecord
 from study.search import Rule, expected_epochs
 from study.space import Choice, Space
 from study.trainer import Precision
@@ -26,6 +32,9 @@ STUDY_OVERHEAD_S = 15.0
 MARGIN = 1.15
 # Room beside what a trial's tensors need on a GPU: the CUDA context and the allocator's fragments.
 CONTEXT_BYTES, FRAGMENTATION = 600 << 20, 1.3
+# Without a GPU: what Ray's own processes take, a process with torch, and what a worker has beside it.
+RAY_BYTES, TORCH_BYTES, WORKER_BYTES = 2 << 30, 512 << 20, 256 << 20
+MEASURED = 8  # networks at most, so that measuring ends
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Plan:
     search_seconds: float
     confirm_seconds: float
     disk_bytes: int
+    memory_bytes: int = 0  # of one trial at most: on the GPU, or without one of its process
 
     @property
     def seconds(self) -> float:
@@ -55,48 +65,128 @@ class Plan:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Plan:
-        return Plan(**{**values, "speeds": {name: Speed(**speed) for name, speed in values["speeds"].items()}})
+        return Plan(**{**values, "speeds": {k: Speed(v["train"], v["evaluate"]) for k, v in values["speeds"].items()}})
 
 
-def make_plan(space: Space, rule: Rule, cores: int | None = None, gpus: float | None = None) -> Plan:
+@dataclass(frozen=True)
+class Rest:
+    """What of a study is still to run."""
+
+    epochs: float  # of the search, expected
+    trials: int  # of the search
+    runs: tuple[str | None, ...]  # of confirm, in turn: an arm's name, or None for a candidate
+
+
+def rest(space: Space, rule: Rule, recorded: Sequence[TrialRecord] = (), search_over: bool = False) -> Rest:
+    """What is left when these trials are on record. Candidates' runs all are until the search is over."""
+    ended = [record for record in recorded if record.status in ENDED and record.stop_reason != SUPERSEDED]
+    searched = [record for record in ended if record.stage == "search"]
+    completed = sum(record.status == "completed" for record in searched)
+    budget = space.budget
+    trials = 0 if search_over else max(0, budget.trials - len(searched))
+    epochs = 0.0 if search_over else expected_epochs(rule, budget.trials, space.epochs, len(searched), completed)
+    confirmed = Counter(r.arm if r.arm in space.arms else None for r in ended if r.stage == "confirm")
+    if epochs:
+        del confirmed[None]
+    runs = []
+    for name in [*[None] * budget.candidates, *space.arms] * budget.seeds:
+        if confirmed[name]:
+            confirmed[name] -= 1
+        else:
+            runs.append(name)
+    return Rest(epochs, trials, tuple(runs))
+
+
+def make_plan(
+    space: Space,
+    rule: Rule,
+    cores: int | None = None,
+    gpus: float | None = None,
+    precision: Precision | None = None,
+) -> Plan:
     """Measure, and choose what was not given: precision, `cores` and the share of a GPU for each trial.
 
-    Without a GPU as many trials train at once as there are cores for, each measured while the others run beside it.
+    As many trials train at once as there are cores, shares and memory for; each is measured while the others run
+    beside it. At most `MEASURED` networks are, the others' speeds lie between theirs by their arithmetic.
     """
     models = {architecture(model): model for model in space.models()}
-    costliest = max(models, key=lambda name: flops(models[name]))
-    total, devices = available_cores(), torch.cuda.device_count()
-    context = multiprocessing.get_context("spawn")
-    workers = 1 if devices else total
-    with ProcessPoolExecutor(workers, context, initializer=ready, initargs=(context.Barrier(workers),)) as pool:
-        precision = next(pool.map(faster_precision, [bool(devices)] * workers))
+    work = {name: flops(model) for name, model in models.items()}
+    measured = spread(work)
+    total, devices = available_cores(), gpu_count()
+    most = min(_largest_batch(space), space.split.train)
 
-        def measure(name: str, each: int, at_once: int) -> Speed:
-            found = pool.map(probe, *zip(*[(models[name], _batch_size(space), precision, each)] * at_once, strict=True))
-            return min(found, key=lambda speed: speed.train)
+    def needs(pool: ProcessPoolExecutor, precision: Precision) -> tuple[int, int]:
+        """Bytes of the largest trial, and bytes that were free, each network measured alone."""
+        found = [pool.submit(peak_memory, models[name], most, precision, total).result() for name in measured]
+        return max(needed for needed, _ in found), min(free for _, free in found)
 
-        if devices:
-            measured = measure(costliest, total, 1)
-            needed = measured.memory * FRAGMENTATION + CONTEXT_BYTES
-            # Flooring keeps the shares' sum at most 1 in the ten-thousandths that Ray counts.
-            gpus = gpus or math.floor(1e4 / max(1, min(int(measured.free / needed), total // devices))) / 1e4
-            slots = int(devices // gpus) if gpus >= 1 else devices * int(1 / gpus + 1e-9)
-            cores = cores or max(1, total // max(slots, 1))
-            slots = max(1, min(slots, total // cores))
-            speeds = {name: measure(name, cores, 1) for name in models}
-        else:
-            gpus = 0.0
+    def speed(pool: ProcessPoolExecutor, name: str, each: int, at_once: int) -> Speed:
+        job = (models[name], _batch_size(space), precision, each)
+        return min(pool.map(probe, *zip(*[job] * at_once, strict=True)), key=lambda found: found.train)
+
+    if devices:
+        with _processes(1) as pool:
+            precision = precision or pool.submit(faster_precision, True).result()
+            memory, free = needs(pool, precision)
+        # Flooring keeps the shares' sum at most 1 in the ten-thousandths that Ray counts.
+        fit = min(int(free / (memory * FRAGMENTATION + CONTEXT_BYTES)), total // devices)
+        gpus = gpus or math.floor(1e4 / max(1, fit)) / 1e4
+        slots = devices * int(1 / gpus + 1e-9)
+        cores = cores or max(1, total // slots)
+        slots = max(1, min(slots, total // cores))
+        beside = math.ceil(slots / devices)
+        with _processes(beside) as pool:
+            speeds = {name: speed(pool, name, cores, beside) for name in measured}
+    else:
+        gpus, room = 0.0, free_memory() - RAY_BYTES
+        workers = max(1, min(total, room // TORCH_BYTES))
+        with _processes(workers) as pool:
+            found = next(pool.map(faster_precision, [False] * workers))
+            precision = precision or found
+            memory = needs(pool, precision)[0] + WORKER_BYTES
+            slots_of = {each: max(1, min(total // each, workers, room // memory)) for each in range(1, total + 1)}
             choices = [cores] if cores else [2**n for n in range(total.bit_length())]
-            tried = {each: measure(costliest, each, total // each) for each in choices}
+            tried = {each: speed(pool, measured[0], each, slots_of[each]) for each in choices}
             cores = choices[0]
             for each in choices[1:]:
-                if tried[each].train * (total // each) > tried[cores].train * (total // cores) * MARGIN:
+                if tried[each].train * slots_of[each] > tried[cores].train * slots_of[cores] * MARGIN:
                     cores = each
-            slots = total // cores
-            speeds = {costliest: tried[cores]}
-            speeds |= {name: measure(name, cores, slots) for name in models if name != costliest}
+            slots = slots_of[cores]
+            speeds = {measured[0]: tried[cores]}
+            speeds |= {name: speed(pool, name, cores, slots) for name in measured[1:]}
     device = torch.cuda.get_device_name() if devices else "cpu"
-    return estimate(Plan(device, cores, gpus, slots, precision, speeds, 0.0, 0.0, 0), space, rule)
+    speeds = between(speeds, work)
+    return estimate(Plan(device, cores, gpus, slots, precision, speeds, 0.0, 0.0, 0, memory), space, rule)
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """So many fresh processes, of which none begins before all are there."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, initializer=ready, initargs=(context.Barrier(count),)) as pool:
+        yield pool
+
+
+def spread(work: dict[str, int]) -> list[str]:
+    """The networks to measure, of `MEASURED` at most: the costliest first, the others spread over the rest."""
+    ranked = sorted(work, key=lambda name: -work[name])
+    return [ranked[round(at)] for at in np.linspace(0, len(ranked) - 1, min(len(ranked), MEASURED))]
+
+
+def between(speeds: dict[str, Speed], work: dict[str, int]) -> dict[str, Speed]:
+    """Every network's speed: as measured, or with a time for an image between those of the next in arithmetic."""
+    known = sorted(speeds, key=lambda name: work[name])
+
+    def at(name: str, kind: str) -> float:
+        times = [1 / getattr(speeds[other], kind) for other in known]
+        return float(1 / np.interp(work[name], [work[other] for other in known], times))
+
+    return {name: speeds.get(name) or Speed(at(name, "train"), at(name, "evaluate")) for name in work}
+
+
+def measures(plan: Plan, space: Space) -> bool:
+    """Whether the plan knows the speed of every network of the space."""
+    return all(architecture(model) in plan.speeds for model in space.models())
 
 
 def _batch_size(space: Space) -> int:
@@ -107,29 +197,34 @@ def _batch_size(space: Space) -> int:
     return int(options.low + options.high) // 2
 
 
-def estimate(plan: Plan, space: Space, rule: Rule, time_budget_s: float | None = None) -> Plan:
-    """The plan with the time and disk that the space will take at its speeds."""
+def _largest_batch(space: Space) -> int:
+    return int(max(space.rest.greatest("batch_size"), *(arm.batch_size for arm in space.arms.values()), 0))
 
-    def seconds(epochs: float, speeds: list[Speed]) -> float:
+
+def estimate(
+    plan: Plan, space: Space, rule: Rule, time_budget_s: float | None = None, left: Rest | None = None
+) -> Plan:
+    """The plan with the time and disk that the study, or what is `left` of it, will take at its speeds."""
+    left = left or rest(space, rule)
+
+    def seconds(epochs: float, speeds: list[Speed], trials: int = 1) -> float:
         passes = [space.split.train / s.train + space.split.validation / s.evaluate for s in speeds]
         clean = [space.split.train / s.evaluate for s in speeds]
-        return epochs * sum(passes) / len(passes) + sum(clean) / len(clean) + TRIAL_OVERHEAD_S
+        return epochs * sum(passes) / len(passes) + trials * (sum(clean) / len(clean) + TRIAL_OVERHEAD_S)
 
     everything = list(plan.speeds.values())
-    trials = space.budget.trials
-    search = trials * seconds(expected_epochs(rule, trials, space.epochs) / trials, everything) / plan.slots
-    runs = [seconds(space.epochs, everything)] * space.budget.candidates
-    runs += [seconds(config.epochs, [plan.speeds[architecture(config.model)]]) for config in space.arms.values()]
-    weights = [4 * parameters_of(model) for model in space.models()]
-    confirmed = len(runs) * space.budget.seeds
+    search = seconds(left.epochs, everything, left.trials) / plan.slots
+    runs: dict[str | None, float] = {None: seconds(space.epochs, everything)}
+    runs |= {name: seconds(arm.epochs, [plan.speeds[architecture(arm.model)]]) for name, arm in space.arms.items()}
+    weights = 4 * max(parameters_of(model) for model in space.models())
     # A checkpoint holds weights, best weights and up to two optimizer moments; the one-epoch rule keeps everyone's.
-    checkpoints = trials if rule == "one-epoch" else plan.slots
-    disk = max(weights) * (4 * checkpoints + confirmed) + confirmed * space.split.test * 48
+    ends = left.trials + len(left.runs)
+    checkpoints = max(left.trials if rule == "one-epoch" else 0, min(plan.slots, ends))
     return replace(
         plan,
         search_seconds=search if time_budget_s is None else min(search, time_budget_s),
-        confirm_seconds=makespan(runs * space.budget.seeds, plan.slots),
-        disk_bytes=disk,
+        confirm_seconds=makespan([runs[name] for name in left.runs], plan.slots),
+        disk_bytes=weights * (4 * checkpoints + len(left.runs)) + len(left.runs) * space.split.test * 48,
     )
 
 

@@ -5,6 +5,7 @@ Imported by fresh processes that must measure soon: nothing here needs Ray or Op
 
 from __future__ import annotations
 
+import resource
 import time
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
@@ -20,17 +21,16 @@ from study.models.resnet import BasicBlock
 from study.trainer import EVALUATION_BATCH, Precision, Trainer
 
 PROBE_SECONDS = 1.5
+GPU_STEPS, GPU_EVALUATED = 20, 10  # batches at a time on a GPU, where one is too short to measure
 RESIDENT_BYTES = 60_000 * (28 * 28 + 8)  # all training images and their labels
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one trial reaches while every slot is busy: images a second, and its peak device memory in bytes."""
+    """What one trial reaches while every slot is busy, in images a second."""
 
     train: float
     evaluate: float
-    memory: int = 0
-    free: int = 0  # device memory before the trial
 
 
 def ready(barrier: Barrier) -> None:
@@ -63,52 +63,70 @@ def faster_precision(on_gpu: bool) -> Precision:
 
 
 def architecture(model: Model) -> str:
-    """What bears on a network's cost, in words: `resnet 2-2-2-2 64-128-256-512`."""
+    """What bears on a network's cost, in words: `resnet 2-2-2-2 64-128-256-512`; a stem of other width is named."""
     if isinstance(model, ResNet):
-        sizes, plain = (model.blocks, model.widths), "" if model.shortcut else " plain"
+        sizes = (model.blocks, model.widths)
+        rest = [f"stem {model.stem}"] * (model.stem != model.widths[0]) + ["plain"] * (not model.shortcut)
     else:
-        sizes, plain = (model.channels, model.hidden), ""
-    return " ".join([model.name, *("-".join(map(str, size)) for size in sizes)]) + plain
+        sizes, rest = (model.channels, model.hidden), []
+    return " ".join([model.name, *("-".join(map(str, size)) for size in sizes), *rest])
 
 
 def flops(model: Model) -> int:
     """Floating-point operations of one image's forward pass."""
-    network = build_model(model, 0).eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        network(torch.zeros(1, 1, 28, 28))
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
+        build_model(model, 0).eval()(torch.zeros(1, 1, 28, 28))
     return int(counter.get_total_flops())
 
 
 def parameters_of(model: Model) -> int:
     """How many parameters a network has."""
-    return sum(parameter.numel() for parameter in build_model(model, 0).parameters())
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_model(model, 0).parameters())
 
 
 def probe(model: Model, batch_size: int, precision: Precision, cores: int) -> Speed:
-    """Train and evaluate a batch of random images again and again for some `PROBE_SECONDS`."""
-    torch.set_num_threads(cores)
-    rng = np.random.default_rng(0)
+    """Train and evaluate random images again and again for some `PROBE_SECONDS`."""
     on_gpu = torch.cuda.is_available()
-    free = torch.cuda.mem_get_info()[0] if on_gpu else 0
-    torch.cuda.reset_peak_memory_stats() if on_gpu else None
-    # On a GPU memory counts: a trial evaluates in large batches, and holds all images.
-    evaluated = EVALUATION_BATCH if on_gpu else batch_size
-    images = rng.integers(0, 256, (max(batch_size, evaluated), 28, 28), np.uint8)
-    labels = rng.integers(0, 10, len(images)).astype(np.uint8)
-    train, held = (images[:batch_size], labels[:batch_size]), (images[:evaluated], labels[:evaluated])
-    splits = Splits(*train, *held, *held, np.arange(evaluated))
-    config = TrialConfig(
-        model=model, optimizer=Adam(), batch_size=batch_size, augmentation=Augmentation(1, rotation=10, flip=0.5)
-    )
-    device = torch.device("cuda" if on_gpu else "cpu")
-    trainer = Trainer(config, 0, splits, device, precision)
+    images = batch_size * (GPU_STEPS if on_gpu else 1)
+    evaluated = GPU_EVALUATED * EVALUATION_BATCH["cuda"] if on_gpu else batch_size
+    trainer = _trainer(model, batch_size, images, evaluated, precision, cores)
     trainer.run_epoch()  # the first step chooses kernels and fills caches
     train_s = evaluate_s = 0.0
     passes = 0
     while train_s < PROBE_SECONDS:
         record = trainer.run_epoch()
-        train_s += batch_size / record.images_per_s
-        evaluate_s += record.seconds - batch_size / record.images_per_s
+        train_s += images / record.images_per_s
+        evaluate_s += record.seconds - images / record.images_per_s
         passes += 1
-    memory = torch.cuda.max_memory_reserved() + RESIDENT_BYTES if on_gpu else 0
-    return Speed(passes * batch_size / train_s, passes * evaluated / evaluate_s, memory, free)
+    return Speed(passes * images / train_s, passes * evaluated / evaluate_s)
+
+
+def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int) -> tuple[int, int]:
+    """Bytes of the GPU that training and evaluating take at most, and that were free.
+
+    Without a GPU: bytes of memory that this process has taken at most, much of them for torch itself, and 0.
+    """
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.empty_cache()  # what was measured before in this process must not count
+        torch.cuda.reset_peak_memory_stats()
+    free = torch.cuda.mem_get_info()[0] if on_gpu else 0
+    evaluated = EVALUATION_BATCH["cuda" if on_gpu else "cpu"]
+    _trainer(model, batch_size, batch_size, evaluated, precision, cores).run_epoch()
+    if on_gpu:
+        return torch.cuda.max_memory_reserved() + RESIDENT_BYTES, free
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, free
+
+
+def _trainer(model: Model, batch_size: int, images: int, evaluated: int, precision: Precision, cores: int) -> Trainer:
+    """A trainer on so many random images."""
+    torch.set_num_threads(cores)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (max(images, evaluated), 28, 28), np.uint8)
+    labels = rng.integers(0, 10, len(pixels)).astype(np.uint8)
+    held = (pixels[:evaluated], labels[:evaluated])
+    splits = Splits(pixels[:images], labels[:images], *held, *held, np.arange(evaluated))
+    augmentation = Augmentation(1, rotation=10, flip=0.5)
+    config = TrialConfig(model=model, optimizer=Adam(), batch_size=batch_size, augmentation=augmentation)
+    return Trainer(config, 0, splits, torch.device("cuda" if torch.cuda.is_available() else "cpu"), precision)

@@ -20,14 +20,19 @@ MARKS = {"completed": "✓", "stopped": "·", "diverged": "≠", "failed": "✗"
 
 
 class StageProgress:
-    """Shows one stage. Plain lines, one an epoch, where the console is no terminal."""
+    """Shows one stage, of `trials` of which some have `ended`. Plain lines, one an epoch, where there is no terminal.
 
-    def __init__(self, console: Console, stage: str, trials: int, ended: int, stage_seconds: float) -> None:
-        self.console, self.expected_seconds = console, stage_seconds * (1 - ended / max(trials, 1))
+    `ends_left`: how often a trial is still to end, for some do twice; `seconds`: what is expected of the rest.
+    """
+
+    def __init__(
+        self, console: Console, stage: str, trials: int, ended: set[str], ends_left: int, seconds: float
+    ) -> None:
+        self.console, self.ends_left, self.expected_seconds = console, ends_left, seconds
         self.running: dict[str, tuple[TrialRecord, EpochRecord | None]] = {}
         self.best: dict[str, float] = {}
-        self.ended_before, self.trials = ended, trials
-        self.ended_now: set[str] = set()
+        self.ended, self.trials = set(ended), trials
+        self.ends = 0  # in this run
         self.started = time.monotonic()
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -38,7 +43,7 @@ class StageProgress:
             TextColumn("{task.fields[left]}"),
             console=console,
         )
-        self.task = self.bar.add_task(stage, total=trials, completed=ended, left="")
+        self.task = self.bar.add_task(stage, total=trials, left="")
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -50,16 +55,11 @@ class StageProgress:
             yield
 
     def __rich__(self) -> Group:
-        self.bar.update(self.task, completed=self.ended, left=self._left())
+        self.bar.update(self.task, completed=len(self.ended), left=self._left())
         lines = Table.grid(padding=(0, 2))
         for record, epoch in self.running.values():
             lines.add_row(*self._cells(record, epoch))
         return Group(lines, self.bar)
-
-    @property
-    def ended(self) -> int:
-        """Trials that have ended, in this run or before."""
-        return self.ended_before + len(self.ended_now)
 
     @property
     def seconds(self) -> float:
@@ -68,6 +68,7 @@ class StageProgress:
 
     def trial_started(self, record: TrialRecord) -> None:
         self.running[record.trial_id] = (record, None)
+        self.ended.discard(record.trial_id)
         if record.attempts > 1:
             self._say(f"↻ {record.label}: started again, attempt {record.attempts}")
 
@@ -79,7 +80,8 @@ class StageProgress:
 
     def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
         self.running.pop(record.trial_id, None)
-        self.ended_now.add(record.trial_id)
+        self.ended.add(record.trial_id)
+        self.ends += 1
         finite = [epoch.val_accuracy for epoch in epochs if not epoch.diverged]
         parts = [f"{MARKS[record.status]} {record.label}"]
         parts += [f"arm {record.arm}"] if record.arm else []
@@ -87,7 +89,7 @@ class StageProgress:
         parts += [f"best validation {max(finite):.2%}"] if finite else []
         parts += [f"test {record.test_accuracy:.2%}"] if record.test_accuracy is not None else []
         parts += [record.error.strip().splitlines()[-1]] if record.error else []
-        left = "" if self.console.is_terminal else f"  [{self.ended}/{self.trials} trials, {self._left()}]"
+        left = "" if self.console.is_terminal else f"  [{len(self.ended)}/{self.trials} trials, {self._left()}]"
         self._say(", ".join(parts) + left)
 
     def _cells(self, record: TrialRecord, epoch: EpochRecord | None) -> list[Text]:
@@ -103,12 +105,11 @@ class StageProgress:
         ]
 
     def _left(self) -> str:
-        """The plan's time at first, and the pace of the trials that ended as soon as some have."""
-        done, elapsed = self.ended - self.ended_before, self.seconds
-        share = done / max(self.trials - self.ended_before, 1)
-        by_pace = elapsed / share if share else self.expected_seconds
-        total = share * by_pace + (1 - share) * self.expected_seconds
-        return f"{duration(max(total - elapsed, 0))} left"
+        """By the plan at first, and by the pace of the trials that ended the more of them have."""
+        elapsed, share = self.seconds, min(self.ends / max(self.ends_left, 1), 1)
+        by_plan = max(self.expected_seconds - elapsed, 0)
+        by_pace = elapsed * (1 - share) / share if share else 0.0
+        return f"{duration(share * by_pace + (1 - share) * by_plan)} left"
 
     def _say(self, line: str) -> None:
         self.console.print(Text(line), soft_wrap=True)

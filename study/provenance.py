@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from study.records import SCHEMA_VERSION, EpochRecord, Stage, TrialRecord
 from study.space import Space
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class Book:
@@ -63,8 +67,7 @@ class Book:
             self.content |= kept | {"resumed": earlier.get("resumed", 0) + 1}
             past = {key: earlier.get(key) for key in ("git", "versions", "hardware")}
             self.content["earlier_runs"] = [*earlier.get("earlier_runs", []), past]
-            if earlier.get("budget") == self.content["budget"]:  # an extended study searches again
-                self.search_over = earlier.get("search_over", False)
+            self.content["search_over"] = earlier.get("search_over", False)
         self._write()
 
     @property
@@ -114,10 +117,12 @@ class Book:
             for record in records.read_trials(self.folder, stage)
             for epoch in records.read_epochs(records.trial_folder(self.folder, record))
         ]
-        cpu = sum(epoch.cpu_seconds for epoch in epochs)
+        cpu, plan = sum(epoch.cpu_seconds for epoch in epochs), self.content["plan"]
         return {
             "cpu_seconds": cpu,  # of the trials' processes while they trained and validated
-            "busy_share": cpu / (wall * cores()) if self.content["plan"]["gpus"] == 0 else None,
+            "busy_share": cpu / (wall * cores()) if plan["gpus"] == 0 else None,
+            # Of the GPU, or without one of the cores: the trials' time, times the share or the cores that each had.
+            "device_seconds": sum(epoch.seconds for epoch in epochs) * (plan["gpus"] or plan["cores"]),
             "epochs": len(epochs),
             "image_passes": len(epochs) * self.content["split"]["train"],
         }
@@ -134,8 +139,32 @@ def gpu_count() -> int:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Processor cores that this process may use: by its affinity, and by its container's quota, rounded up."""
+    quota, period, *_ = *(_limit("cpu.max") or _limit("cpu/cpu.cfs_quota_us") + _limit("cpu/cpu.cfs_period_us")), "", ""
+    allowed = math.ceil(int(quota) / int(period)) if quota.isdecimal() and period.isdecimal() else math.inf
+    return max(1, int(min(len(os.sched_getaffinity(0)), allowed)))
+
+
+def free_memory() -> int:
+    """Bytes that new processes can have: what the machine has left, within what the container may use."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = 1024 * int(lines["MemAvailable"].split()[0])
+    limits = _limit("memory.max") or _limit("memory/memory.limit_in_bytes")
+    return min([available, *(int(limit) for limit in limits if limit.isdecimal())])
+
+
+def _limit(name: str) -> list[str]:
+    """The words of a control group's file, of version 2 or 1; none where it is not there."""
+    path = CGROUP / name
+    return path.read_text().split() if path.exists() else []
+
+
+def typed(name: str | None = None) -> str:
+    """How the user can type the interpreter, or a program beside it: its name, or its path from the current folder."""
+    path = Path(sys.executable) if name is None else Path(sys.executable).with_name(name)
+    if shutil.which(path.name) == str(path):
+        return path.name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def versions() -> dict[str, str]:

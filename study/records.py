@@ -25,9 +25,9 @@ from typing import Any, Literal
 from study.config import TrialConfig, from_dict, to_dict
 
 SCHEMA_VERSION = 1
-STAGES = ("search", "confirm")
 
 Stage = Literal["search", "confirm"]
+STAGES: tuple[Stage, ...] = ("search", "confirm")
 Status = Literal["pending", "running", "completed", "stopped", "diverged", "failed"]
 ENDED: tuple[Status, ...] = ("completed", "stopped", "diverged", "failed")
 
@@ -123,7 +123,11 @@ def trial_folder(study: Path, record: TrialRecord) -> Path:
 
 
 def write_trial(study: Path, record: TrialRecord) -> None:
-    """Store a trial's record in its folder."""
+    """Store a trial's record in its folder; of one that has ended the epochs are forced to disk before."""
+    epochs = trial_folder(study, record) / "epochs.jsonl"
+    if record.status in ENDED and epochs.exists():
+        with epochs.open("rb") as file:
+            os.fsync(file.fileno())
     write_json(trial_folder(study, record) / "trial.json", to_dict(record))
 
 
@@ -178,6 +182,14 @@ def _lines(path: Path) -> Iterator[EpochRecord]:
 
 def drop_checkpoint(folder: Path) -> None:
     """Remove a trial's training state, which nobody needs once the trial has ended."""
+    drop_temporaries(folder)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         checkpoint.unlink()
+
+
+def drop_temporaries(folder: Path) -> None:
+    """Remove what a kill left of a worker's half-written files; to be called while no worker writes there."""
+    for name in ("checkpoint.pt", "best.pt", "predictions.parquet"):
+        for leftover in folder.glob(f".{name}.*"):
+            leftover.unlink()

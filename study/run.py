@@ -1,7 +1,7 @@
 """The command: `python -m study.run --space resnet.yaml` searches, confirms and records one study.
 
-Exit status: 0 done; 1 finished, but some trial failed for good; 2 bad input, said in one message; 130 interrupted,
-with the command that goes on.
+Exit status: 0 done; 1 finished, but some trial failed for good; 2 bad input, said in one message; 70 a fault of this
+program; 130 interrupted. After the last two the command that goes on is printed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,9 @@ from study.records import ENDED, RecordError, TrialRecord
 from study.space_file import SpaceError
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered before
-    from study.plan import Plan
+    from study.plan import Plan, Rest
 
+FAULT = 70  # EX_SOFTWARE of sysexits.h
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
@@ -38,12 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arguments = _parser().parse_args(argv)
     console = Console(highlight=False)
+    study: Study | None = None
     try:
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
-            plan = _plan(study)
-            _show_plan(console, study, plan)
+            _show_plan(console, study, *_plan(study)[1:])
             return 0
         with locked(study.folder):
             return _run(
@@ -53,11 +55,23 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt):
-        if "study" in locals() and study.folder.exists():
-            where = ["--results", str(arguments.results)] if arguments.results != Path("results") else []
-            resume = shlex.join(["python", "-m", "study.run", "--resume", study.folder.name, *where])
-            console.print(Text(f"Interrupted; nothing that ended is lost. To go on: {resume}"), soft_wrap=True)
+        console.print(Text(f"Interrupted. {_way_on(arguments, study)}"), soft_wrap=True)
         return 130
+    except Exception:
+        traceback.print_exc()
+        way_on = _way_on(arguments, study)
+        print(f"This is a fault of the program, not of what you typed. {way_on}", file=sys.stderr)
+        return FAULT
+
+
+def _way_on(arguments: argparse.Namespace, study: Study | None) -> str:
+    """What is lost, and the command that goes on, as it can be typed."""
+    if study is None or not (study.folder / "study.json").exists():
+        return "Nothing was begun."
+    options = ["--results", str(arguments.results)] if arguments.results != Path("results") else []
+    options += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
+    command = shlex.join([provenance.typed(), "-m", "study.run", "--resume", study.folder.name, *options])
+    return f"Nothing that ended is lost. To go on: {command}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,13 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--space", metavar="FILE", help="the search space: a file, or a name in search_spaces/")
     source.add_argument("--resume", metavar="NAME", help="go on with a study that was cut off")
-    source.add_argument("--extend", metavar="NAME", help="search --trials more, with what the study learnt so far")
+    source.add_argument("--extend", metavar="NAME", help="go on with more --trials or --seeds, and what it has learnt")
     parser.add_argument("--name", help="folder of the study (default: the space's name, numbered)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--trials", type=_positive, metavar="N", help="search trials (default: the space's)")
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds to confirm over (default: the space's)")
+    of_trials = "search trials (default: the space's); with --extend, how many more than there are"
+    parser.add_argument("--trials", type=_positive, metavar="N", help=of_trials)
+    of_seeds = "seeds to confirm over (default: the space's); with --extend, the new total"
+    parser.add_argument("--seeds", type=_positive, metavar="N", help=of_seeds)
     parser.add_argument("--fidelity", choices=("full", "preview"), help="default: full on a GPU, preview without one")
-    parser.add_argument("--time-budget", type=_seconds, metavar="10m", help="end the search after this long")
+    of_time = "end the search after this long; with --extend, what it adds"
+    parser.add_argument("--time-budget", type=_seconds, metavar="10m", help=of_time)
     parser.add_argument("--scheduler", choices=("asha", "one-epoch", "none"), help="default: asha")
     parser.add_argument("--cpus-per-trial", type=_positive, metavar="N", help="default: what is measured to be fastest")
     parser.add_argument("--gpus-per-trial", type=_share, metavar="X", help="default: what the measured memory allows")
@@ -83,30 +100,39 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(study: Study) -> Plan:
-    from study.plan import Plan, estimate, make_plan
+def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
+    """The plan of the whole study, that of what is left of it, and what that is."""
+    from study.plan import Plan, estimate, make_plan, measures, rest
 
-    settings = study.settings
-    kept = study.earlier.get("plan") if study.earlier else None
-    if kept and study.earlier and study.earlier.get("hardware") == provenance.hardware():
-        return estimate(Plan.from_json(kept), study.space, settings.rule, settings.time_budget_s)
-    planned = make_plan(study.space, settings.rule, settings.cores, settings.gpus)
-    return estimate(planned, study.space, settings.rule, settings.time_budget_s)
+    space, settings, earlier = study.space, study.settings, study.earlier or {}
+    plan = Plan.from_json(earlier["plan"]) if earlier else None
+    if plan is None or earlier["hardware"] != provenance.hardware() or not measures(plan, space):
+        precision = plan.precision if plan else None  # trials of a study are computed alike wherever it goes on
+        plan = make_plan(space, settings.rule, settings.cores, settings.gpus, precision)
+    recorded = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
+    left = rest(space, settings.rule, recorded, earlier.get("search_over", False))
+    budget = settings.time_budget_s
+    spent = earlier.get("stages", {}).get("search", {}).get("wall_seconds", 0.0)
+    budget_left = None if budget is None else max(budget - spent, 0.0)
+    whole = estimate(plan, space, settings.rule, budget)
+    return whole, estimate(plan, space, settings.rule, budget_left, left), left
 
 
-def _show_plan(console: Console, study: Study, plan: Plan) -> None:
+def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
     from study.progress import duration
 
     chosen, split = study.space, study.space.split
     confirmed = chosen.budget.candidates + len(chosen.arms)
+    trials_left, runs_left = (f", {n} left" if study.earlier else "" for n in (left.trials, len(left.runs)))
     speeds = ", ".join(f"{name} {speed.train:,.0f}" for name, speed in plan.speeds.items())
     lines = [
         f"Study {study.folder.name}: {chosen.name}, {study.settings.fidelity} fidelity",
-        f"  search   {chosen.budget.trials} trials of up to {chosen.epochs} epochs, {study.settings.rule}",
-        f"  confirm  {confirmed} configurations × {chosen.budget.seeds} seeds",
+        f"  search   {chosen.budget.trials} trials of up to {chosen.epochs} epochs, {study.settings.rule}{trials_left}",
+        f"  confirm  {confirmed} configurations × {chosen.budget.seeds} seeds{runs_left}",
         f"  images   {split.train:,} train, {split.validation:,} validation, {split.test:,} test",
         f"  device   {plan.device}, {plan.slots} trials at a time, {plan.cores} core{'s' * (plan.cores > 1)}"
-        + (f" and {plan.gpus:.3g} GPU" if plan.gpus else "")
+        + (f", {plan.gpus:.3g} GPU" if plan.gpus else "")
+        + (f", {plan.memory_bytes / 2**30:.1f} GiB" if plan.memory_bytes else "")
         + f" each, {plan.precision}",
         f"  speed    images/s of one trial: {speeds}",
         f"  time     {duration(plan.seconds)}: search {duration(plan.search_seconds)},"
@@ -128,22 +154,23 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
     from study import cluster, confirm, execution, progress
     from study.search import Search
 
+    # Before anything is measured, so that a stop cleans up at every time.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     folder, chosen, settings = study.folder, study.space, study.settings
-    plan = _plan(study)
-    _show_plan(console, study, plan)
+    whole, plan, left_to_run = _plan(study)
+    _show_plan(console, study, plan, left_to_run)
     if (free := shutil.disk_usage(folder).free) < plan.disk_bytes:
         raise UsageError(
             f"--results: got {free / 2**20:,.0f} MiB free at {folder}, must be {plan.disk_bytes / 2**20:,.0f}"
         )
-    if study.earlier is None:
-        records.write_whole(folder / "space.yaml", chosen.text.encode())
-    book = provenance.Book(folder, study.earlier, asdict(settings), plan.to_json(), chosen, command)
     parts = chosen.split
     try:
         splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    if study.earlier is None:
+        records.write_whole(folder / "space.yaml", chosen.text.encode())
+    book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
     execution.quiet()
     with cluster.running() as ray_cluster:
         for line in ray_cluster.how_to_watch(folder):
@@ -151,25 +178,26 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
         shared = ray.put(splits)
         board = progress.TensorBoard(folder)
 
-        search = Search(folder, chosen, settings.seed)
-        if not (search.finished(settings.rule) or book.search_over):
-            shown = progress.StageProgress(console, "search", chosen.budget.trials, search.ended, plan.search_seconds)
+        search = Search(folder, chosen, settings.seed, settings.rule)
+        if not (search.finished() or book.search_over):
+            trials, seconds = chosen.budget.trials, plan.search_seconds
+            shown = progress.StageProgress(console, "search", trials, search.ended, search.ends_left, seconds)
             listeners: list[execution.Listener] = [shown, board, book]
             left = None if settings.time_budget_s is None else settings.time_budget_s - book.wall("search")
             with book.stage("search"), shown.shown():
-                search.run(shared, plan.resources, listeners, settings.rule, left)
+                search.run(shared, plan.resources, listeners, left)
             _restore_interrupts()
             if left is not None and shown.seconds >= left:
                 search.end_on_time(listeners)
                 book.search_over = True
-            elif not search.finished(settings.rule):
+            elif not search.finished():
                 raise Interrupted
         planned = confirm.plan(folder, chosen, search.candidates(), settings.seed)
         if len(planned) < (chosen.budget.candidates + len(chosen.arms)) * chosen.budget.seeds:
             console.print(Text("Fewer searched configurations ran to the end than there should be candidates."))
-        ended = sum(record.status in ENDED for record in planned)
-        if ended < len(planned):
-            shown = progress.StageProgress(console, "confirm", len(planned), ended, plan.confirm_seconds)
+        ended = {record.trial_id for record in planned if record.status in ENDED}
+        if runs := len(planned) - len(ended):
+            shown = progress.StageProgress(console, "confirm", len(planned), ended, runs, plan.confirm_seconds)
             with book.stage("confirm"), shown.shown():
                 confirm.run(folder, planned, shared, plan.resources, [shown, board, book])
             _restore_interrupts()
@@ -185,7 +213,8 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
 def _conclude(console: Console, folder: Path, everything: list[TrialRecord]) -> int:
     failed = [record for record in everything if record.status == "failed"]
     where = "" if folder.parent == Path("results") else f" --results {shlex.quote(str(folder.parent))}"
-    console.print(Text(f"Done. To see what came out: python -m analysis.report {folder.name}{where}"), soft_wrap=True)
+    report = f"{provenance.typed()} -m analysis.report {folder.name}{where}"
+    console.print(Text(f"Done. To see what came out: {report}"), soft_wrap=True)
     if failed:
         names = ", ".join(record.trial_id for record in failed)
         console.print(Text(f"{len(failed)} of {len(everything)} trials failed for good: {names}"), soft_wrap=True)
@@ -214,8 +243,8 @@ def _share(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not (0 < value <= 1 or value in range(1, 65)):
-        raise argparse.ArgumentTypeError(f"got {text}, must be a share in (0, 1], or a whole number of GPUs")
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text}, must be a share of one GPU, in (0, 1]")
     return value
 
 

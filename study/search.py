@@ -33,7 +33,8 @@ class Proposer:
 
     Its memory is made of the trials' records, so that a study goes on from them whatever became of the journal, which
     is kept for optuna-dashboard. Trials that were stopped are told as pruned: TPE then ranks them behind all that
-    ran on, by the epochs they reached, instead of comparing accuracies of unequal epochs.
+    ran on, by the epochs they reached, instead of comparing accuracies of unequal epochs. One that diverged is told
+    as pruned with 0 after its first epoch, behind all others.
 
     Bergstra et al. 2011, "Algorithms for hyper-parameter optimization"; multivariate and grouped as in Optuna, which
     models hyperparameters jointly where they occur together.
@@ -56,7 +57,7 @@ class Proposer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.sampler = optuna.samplers.TPESampler(
-                multivariate=True, group=True, constant_liar=True, seed=self.seed * 1_000_003 + number
+                multivariate=True, group=True, constant_liar=True, seed=(self.seed * 1_000_003 + number) % 2**32
             )
         trial = self.study.ask()
         trial.set_user_attr("trial_id", trial_id)
@@ -68,15 +69,11 @@ class Proposer:
         if record.trial_id in self.told:  # a survivor of the one-epoch rule ends twice
             return
         self.told.add(record.trial_id)
-        course = dict(best_so_far(epochs))
-        best = max(course.values(), default=0.0)
-        state = {"completed": TrialState.COMPLETE, "diverged": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(
-            record.status, TrialState.PRUNED
-        )
+        course = {1: 0.0} if record.status == "diverged" else dict(best_so_far(epochs))
+        state = {"completed": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(record.status, TrialState.PRUNED)
         if state is TrialState.PRUNED and not course:
             state = TrialState.FAIL
-        # A diverged trial is told the worst value there is: TPE then keeps away from its neighbourhood.
-        value = 0.0 if record.status == "diverged" else best
+        value = max(course.values(), default=0.0)
         if trial := self.asked.pop(record.trial_id, None):
             for epoch, reached in course.items():
                 trial.report(reached, epoch)
@@ -104,17 +101,17 @@ class StopAfterOne(FIFOScheduler):
 class Search:
     """The search stage of a study: hands out arms, trials that were cut off, and what the proposer asks for."""
 
-    def __init__(self, study: Path, space: Space, seed: int) -> None:
-        self.study, self.space, self.seed = study, space, seed
+    def __init__(self, study: Path, space: Space, seed: int, rule: Rule) -> None:
+        self.study, self.space, self.seed, self.rule = study, space, seed, rule
         (study / "search").mkdir(parents=True, exist_ok=True)
         self.proposer = Proposer(space, seed, study / "search" / "optuna.journal")
-        known = records.read_trials(study, "search")
+        known = [self._settled(record) for record in records.read_trials(study, "search")]
         for record in known:
             if record.status in ENDED:
                 self.proposer.tell(record, records.read_epochs(records.trial_folder(study, record)))
         self.count = len(known)  # trials handed out so far, of the budget
         self.number = max((int(record.trial_id[1:]) for record in known), default=0)
-        self.ended = sum(record.status in ENDED for record in known)
+        self.ended = {record.trial_id for record in known if record.status in ENDED}
         self.waiting = [record for record in known if record.status not in ENDED]
         tried = {record.arm for record in known}
         for name, config in space.arms.items():
@@ -142,7 +139,6 @@ class Search:
         splits: ray.ObjectRef[Any],
         resources: Resources,
         listeners: list[Listener],
-        rule: Rule,
         time_budget_s: float | None = None,
     ) -> None:
         """Search by the rule; returns when done, when the time is up, or when the user interrupts."""
@@ -156,34 +152,40 @@ class Search:
                 resources,
                 [self, *listeners],
                 scheduler,
-                stop_reason=rule,
+                stop_reason=self.rule,
                 keep_stopped=keep_stopped,
                 time_budget_s=None if deadline is None else max(deadline - time.monotonic(), 1.0),
             )
 
-        if rule == "one-epoch":
-            self.waiting = [record for record in self.waiting if not self._epochs(record)]
+        if self.rule == "one-epoch":
             trials(StopAfterOne(), keep_stopped=True)
             if self._all_tried():
                 self.waiting = [replace(record, status="pending", stop_reason=None) for record in self._survivors()]
                 for record in self.waiting:
                     records.write_trial(self.study, record)
                 trials(FIFOScheduler())
-                if self.finished(rule):
+                if self.finished():
                     self._drop_checkpoints()
         else:
-            scheduler = build_scheduler(rule, self.space.epochs)
+            scheduler = build_scheduler(self.rule, self.space.epochs)
             for record in records.read_trials(self.study, "search"):
                 if record.status in ENDED:
                     replay(scheduler, record.trial_id, best_so_far(self._epochs(record)))
             trials(scheduler)
 
-    def finished(self, rule: Rule) -> bool:
+    def finished(self) -> bool:
         """Whether the budget is used up and every trial has ended."""
         known = records.read_trials(self.study, "search")
         if len(known) < self.space.budget.trials or any(record.status not in ENDED for record in known):
             return False
-        return rule != "one-epoch" or not self._survivors()
+        return self.rule != "one-epoch" or not self._survivors()
+
+    @property
+    def ends_left(self) -> int:
+        """How often a trial is still to end: the best under the one-epoch rule do twice."""
+        twice = ONE_EPOCH_KEEP if self.rule == "one-epoch" else 0
+        known = records.read_trials(self.study, "search")
+        return self.space.budget.trials - len(self.ended) + max(0, twice - sum(r.status == "completed" for r in known))
 
     def end_on_time(self, listeners: list[Listener]) -> None:
         """Record the trials that the end of the time budget cut off, which are not to go on."""
@@ -219,6 +221,14 @@ class Search:
             max_epochs=min(config.epochs, self.space.epochs),
         )
 
+    def _settled(self, record: TrialRecord) -> TrialRecord:
+        """The record, ended where a kill came between its first epoch and its end under the one-epoch rule."""
+        if self.rule != "one-epoch" or record.status in ENDED or not self._epochs(record):
+            return record
+        record = replace(record, status="stopped", stop_reason=self.rule, ended=time.time())
+        records.write_trial(self.study, record)
+        return record
+
     def _epochs(self, record: TrialRecord) -> list[EpochRecord]:
         return records.read_epochs(records.trial_folder(self.study, record))
 
@@ -248,11 +258,13 @@ def build_scheduler(rule: Rule, max_epochs: int) -> TrialScheduler:
     return FIFOScheduler()
 
 
-def expected_epochs(rule: Rule, trials: int, max_epochs: int) -> float:
-    """Epochs that a search is expected to train: the real scheduler on trials of random, constant rank."""
+def expected_epochs(rule: Rule, trials: int, max_epochs: int, ended: int = 0, completed: int = 0) -> float:
+    """Epochs that a search is still expected to train: the real scheduler on trials of random, constant rank.
+
+    `ended`: how many of the trials have; `completed`: how many of these ran to their end.
+    """
     if rule == "one-epoch":
-        kept = min(ONE_EPOCH_KEEP, trials)
-        return trials + kept * (max_epochs - 1)
+        return trials - ended + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (max_epochs - 1)
     draws = np.random.default_rng(0).random((20, trials))
     total = 0
     for ranks in draws:
@@ -262,4 +274,4 @@ def expected_epochs(rule: Rule, trials: int, max_epochs: int) -> float:
             total += replay(
                 scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, max_epochs + 1)], heed=True
             )
-    return total / len(draws)
+    return total / len(draws) * (trials - ended) / trials

@@ -121,6 +121,12 @@ class Part:
     def options(self, key: str) -> Distribution:
         return self.ranges.get(key, Choice((getattr(self.base, key),)))
 
+    def greatest(self, key: str) -> float:
+        """The greatest value that a number can take."""
+        options = self.options(key)
+        values = options.options if isinstance(options, Choice) else (options.high,)
+        return max(value for value in values if isinstance(value, int | float))
+
     def narrowed(self, width: float) -> Part:
         """A model's part with every size that it can take times `width`."""
         ranges = dict(self.ranges)

@@ -4,6 +4,8 @@
     a value                      fixed, or {choice: […]}, {uniform: [low, high]}, {log: [low, high]}, {int: [low, high]}
     arms                         {name: fixed settings}; what an arm leaves out it takes from the top level
 
+Arms do so component by component: an optimizer, schedule, model or augmentation that an arm names, it names whole.
+
 The YAML is read as nodes, not as Python values, so that every problem is reported at its own line.
 """
 
@@ -208,8 +210,12 @@ class _Reader:
         if "augmentation" in entries:
             inner = _join(key, "augmentation")
             maxima = self.mapping(entries["augmentation"], inner, _names(Augmentation()))
-            part, _ = self.fill(maxima, inner, Augmentation(), fixed, ("strength",))
-            off = "strength" not in part.ranges and part.base.strength == 0
+            part, bad = self.fill(maxima, inner, Augmentation(), fixed, ("strength",))
+            off = part.greatest("strength") == 0
+            names = _names(Augmentation())[1:]
+            if not off and not bad and all(part.greatest(name) == 0 for name in names):
+                must = f"one with {', '.join(names[:-1])} or {names[-1]} above 0"
+                self.problem(self.keys[inner], inner, "a strength above 0 and no maximum", must)
             parts["augmentation"] = (Part("augmentation", Augmentation(), {}) if off else part,)
         rest, bad = self.fill({k: entries[k] for k in PLAIN if k in entries}, key, defaults, fixed)
         return parts, dataclasses.replace(rest, label=""), bad

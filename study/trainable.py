@@ -17,7 +17,7 @@ from ray.util.metrics import Gauge
 
 from study.config import from_dict
 from study.data import CLASS_NAMES, Splits
-from study.records import write_whole
+from study.records import drop_temporaries, write_whole
 from study.trainer import Precision, Trainer, save_whole
 
 # A checkpoint is written as soon as the last one's cost is below this share of the time since.
@@ -36,6 +36,7 @@ class Job:
     folder: str
     precision: Precision
     cores: int
+    gpus: float
     confirm: bool  # predict the test split at the end, and keep the weights
 
 
@@ -52,6 +53,9 @@ class TrialTrainable(tune.Trainable):
         self.folder = Path(self.job.folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(self.job.cores)
+        if self.device.type == "cuda" and self.job.gpus < 1:  # Ray counts shares of a GPU, but holds nobody to them
+            torch.cuda.set_per_process_memory_fraction(self.job.gpus)
+        drop_temporaries(self.folder)
         self.trainer = self._fresh_trainer()
         if self._checkpoint.exists():
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,3 +91,14 @@ def test_a_superseded_trial_that_is_wanted_again_runs(space: Space, tmp_path: Pa
     again = confirm.plan(tmp_path, space, [first], seed=0)
     assert shown(again)[0] == ("c0001", "candidate-1", 1, "pending")
     assert again[0].stop_reason is None
+
+
+def test_a_failed_trial_whose_folder_is_deleted_runs_again(space: Space, tmp_path: Path) -> None:
+    for record in confirm.plan(tmp_path, space, [candidate(space, 0.2)], seed=0):
+        failed = record.trial_id == "c0002"
+        ended(tmp_path, record, [0.5, 0.6], status="failed" if failed else "completed")
+    assert shown(confirm.plan(tmp_path, space, [candidate(space, 0.2)], seed=0))[1][3] == "failed"
+    shutil.rmtree(tmp_path / "confirm" / "c0002")
+    again = confirm.plan(tmp_path, space, [candidate(space, 0.2)], seed=0)
+    assert [record.status for record in again] == ["completed", "pending", "completed", "completed"]
+    assert shown(again)[1] == ("c0005", "source", 1, "pending")

@@ -45,7 +45,7 @@ class Running:
     def __init__(self, study: Path, splits: Splits) -> None:
         self.study, self.folder = study, records.trial_folder(study, RECORD)
         records.write_trial(study, RECORD)
-        job = Job("s0001", "tiny", to_dict(STATEFUL), 0, 3, str(self.folder), "fp32", cores=1, confirm=False)
+        job = Job("s0001", "tiny", to_dict(STATEFUL), 0, 3, str(self.folder), "fp32", cores=1, gpus=0.0, confirm=False)
         self.trial = Trial("tiny", config={"job": asdict(job)}, stub=True)
 
         class Worker(TrialTrainable):
@@ -113,6 +113,13 @@ def test_an_epoch_whose_line_a_kill_cut_is_recorded_from_the_checkpoint(running:
     running.new_study()
     running.attempt(1)
     assert running.lines() == [(1, 1), (2, 2), (3, 2)]
+
+
+def test_a_trial_that_starts_again_removes_what_a_kill_left_half_written(running: Running) -> None:
+    running.attempt(1, checkpoint_at=1)
+    (running.folder / ".checkpoint.pt.1").write_bytes(b"cut")
+    running.attempt(1, checkpoint_at=2)
+    assert sorted(path.name for path in running.folder.iterdir()) == ["checkpoint.pt", "epochs.jsonl", "trial.json"]
 
 
 def test_epochs_are_read_at_a_start_and_at_the_end_only(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

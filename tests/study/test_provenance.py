@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from made_space import TINY, read
 from made_trials import ended
@@ -39,7 +40,9 @@ def written(study: Path) -> dict[str, Any]:
 
 
 def book(study: Path, earlier: dict[str, Any] | None = None) -> Book:
-    return Book(study, earlier, {"fidelity": "full", "seed": 0}, {"gpus": 0.0}, SPACE, ["python", "-m", "study.run"])
+    return Book(
+        study, earlier, {"fidelity": "full", "seed": 0}, {"gpus": 0.0, "cores": 2}, SPACE, ["python", "-m", "study.run"]
+    )
 
 
 def test_wall_time_of_a_stage_adds_up_over_an_interruption(tmp_path: Path, clock: Clock) -> None:
@@ -92,10 +95,86 @@ def test_costs_are_of_all_epochs_in_all_of_the_stages_time(tmp_path: Path, clock
     assert (found["wall_seconds"], found["cpu_seconds"], found["epochs"]) == (28, 14, 2)
     assert found["busy_share"] == pytest.approx(14 / (28 * provenance.cores()))
     assert found["image_passes"] == 2 * 50_000
+    assert found["device_seconds"] == 2 * 4 * 2  # two epochs of 4 s on two cores
 
 
-def test_an_extended_study_searches_again_but_a_resumed_one_keeps_that_its_time_is_over(tmp_path: Path) -> None:
+def test_a_share_of_a_gpu_counts_as_much_of_its_time(tmp_path: Path) -> None:
+    ended(tmp_path, SEARCHED, [0.5, 0.6])
+    begun = Book(tmp_path, None, {"fidelity": "full", "seed": 0}, {"gpus": 0.25, "cores": 2}, SPACE, [])
+    with begun.stage("search"):
+        pass
+    found = written(tmp_path)["stages"]["search"]
+    assert (found["device_seconds"], found["busy_share"]) == (2 * 4 * 0.25, None)
+
+
+def test_a_resumed_study_keeps_that_its_time_is_over(tmp_path: Path) -> None:
     book(tmp_path).search_over = True
     over = written(tmp_path)
     assert book(tmp_path, over).search_over
-    assert not book(tmp_path, {**over, "budget": {**over["budget"], "trials": 5}}).search_over
+    assert not book(tmp_path, {**over, "search_over": False}).search_over
+
+
+# The machine
+
+
+def container(folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put these control group files in place of the machine's."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    monkeypatch.setattr(provenance, "CGROUP", folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "300000 100000\n"}, 3),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+    ],
+)
+def test_cores_heed_affinity_and_quota(
+    files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    container(tmp_path, files, monkeypatch)
+    assert provenance.cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "bytes_"),
+    [
+        ("memory.max", "1000000\n", 1_000_000),
+        ("memory/memory.limit_in_bytes", "2000000\n", 2_000_000),
+        ("memory.max", "max\n", None),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
+    ],
+)
+def test_free_memory_heeds_the_containers_limit(
+    name: str, limit: str, bytes_: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container(tmp_path, {name: limit}, monkeypatch)
+    if bytes_ is None:
+        assert 1_000_000 < provenance.free_memory() < psutil.virtual_memory().total
+    else:
+        assert provenance.free_memory() == bytes_
+
+
+def test_programs_are_named_as_they_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_folder = tmp_path / ".venv" / "bin"
+    bin_folder.mkdir(parents=True)
+    for name in ("python", "tensorboard"):
+        (bin_folder / name).touch(0o755)
+    monkeypatch.setattr("sys.executable", str(bin_folder / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.chdir("/usr")
+    assert provenance.typed() == str(bin_folder / "python")
+    monkeypatch.chdir(tmp_path)
+    assert (provenance.typed(), provenance.typed("tensorboard")) == (".venv/bin/python", ".venv/bin/tensorboard")
+    monkeypatch.setenv("PATH", f"{bin_folder}:/usr/bin")
+    assert (provenance.typed(), provenance.typed("tensorboard")) == ("python", "tensorboard")

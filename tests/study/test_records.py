@@ -235,3 +235,27 @@ def test_a_checkpoint_is_dropped_once_and_again(tmp_path: Path) -> None:
     records.drop_checkpoint(tmp_path)
     records.drop_checkpoint(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_epochs_are_on_disk_before_a_record_that_says_the_trial_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: forced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
+    temporary = f".trial.json.{os.getpid()}"
+    records.write_trial(tmp_path, ENDED)
+    assert forced == [temporary], "there are no epochs yet"
+    records.append_epoch(records.trial_folder(tmp_path, ENDED), EPOCH)
+    forced.clear()
+    records.write_trial(tmp_path, dataclasses.replace(ENDED, status="running"))
+    assert forced == [temporary]
+    records.write_trial(tmp_path, ENDED)
+    assert forced[1:] == ["epochs.jsonl", temporary]
+
+
+def test_what_a_kill_left_half_written_goes_with_the_checkpoint(tmp_path: Path) -> None:
+    kept = ["best.pt", "trial.json", ".trial.json.7"]
+    for name in (*kept, "checkpoint.pt", ".checkpoint.pt.7", ".best.pt.7", ".predictions.parquet.7"):
+        (tmp_path / name).write_bytes(b"state")
+    records.drop_checkpoint(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -276,12 +276,15 @@ def test_a_time_budget_ends_the_search_for_good_and_confirm_still_runs(tmp_path:
     assert {r.arm for r in confirm if r.status == "completed"} == {"tiny_resnet", "tiny_cnn"}
     assert run.main(["--resume", "smoke", *results]) == 0
     assert records.read_trials(tmp_path / "smoke", "search") == search
+    assert run.main(["--extend", "smoke", "--trials", "1", *results]) == 0
+    *before, added = records.read_trials(tmp_path / "smoke", "search")
+    assert (before, added.arm, added.status) == (search, None, "completed")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([*QUICK, "--results", str(tmp_path), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    for part in ("3 trials of up to 1 epochs", "3 configurations × 1 seeds", "1 core each", "PREVIEW", "MiB"):
+    for part in ("3 trials of up to 1 epochs", "3 configurations × 1 seeds", "1 core, ", " GiB each", "PREVIEW", "MiB"):
         assert part in printed
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from study import records
 from study.config import SGD
 from study.execution import METRIC, Resources, best_so_far, replay
 from study.records import EpochRecord, TrialRecord
-from study.search import Search, build_scheduler
+from study.search import Proposer, Search, build_scheduler
 from study.space import Space
 
 EPOCHS = 10
@@ -91,7 +92,7 @@ def test_a_search_that_goes_on_stops_trials_as_one_that_was_never_cut_off(
     handed: list[TrialScheduler] = []
     monkeypatch.setattr("study.search.run_trials", lambda *arguments, **_: handed.append(arguments[5]))
     splits: Any = None
-    Search(tmp_path, space, 0).run(splits, Resources(1, 0.0, "fp32"), [], "asha")
+    Search(tmp_path, space, 0, "asha").run(splits, Resources(1, 0.0, "fp32"), [])
     (resumed,) = handed
     newcomers = [[end * (1 - 0.5**epoch) for epoch in range(1, EPOCHS + 1)] for end in np.linspace(0, 1, 101)]
     found = [reached(resumed, course) for course in newcomers]
@@ -120,15 +121,15 @@ def train(study: Path, record: TrialRecord) -> tuple[TrialRecord, list[EpochReco
 
 
 def test_candidates_and_proposals_are_the_same_after_any_interruption(space: Space, tmp_path: Path) -> None:
-    through = Search(tmp_path / "through", space, 0)
+    through = Search(tmp_path / "through", space, 0, "asha")
     while (record := through.next_trial()) is not None:
         through.trial_ended(*train(through.study, record))
-    while (record := (cut := Search(tmp_path / "cut", space, 0)).next_trial()) is not None:
+    while (record := (cut := Search(tmp_path / "cut", space, 0, "asha")).next_trial()) is not None:
         train(cut.study, record)
     searched = records.read_trials(through.study, "search")
     assert len(searched) == 16
     assert records.read_trials(cut.study, "search") == searched
-    assert cut.candidates() == through.candidates() == Search(through.study, space, 0).candidates()
+    assert cut.candidates() == through.candidates() == Search(through.study, space, 0, "asha").candidates()
 
     completed = [record for record in searched if record.status == "completed" and record.arm is None]
     assert len(completed) > 3
@@ -147,11 +148,11 @@ def test_a_configuration_is_a_candidate_once_and_an_arm_never(tmp_path: Path) ->
     twice, again = of(2, lr=0.2, accuracy=0.7), of(3, lr=0.2, accuracy=0.8)
     equal = of(4, lr=0.05, accuracy=0.8)
     assert twice.config_id == again.config_id
-    assert Search(tmp_path, space, 0).candidates() == [again, equal]
+    assert Search(tmp_path, space, 0, "asha").candidates() == [again, equal]
 
 
 def test_a_trial_that_was_cut_off_comes_first_and_counts_once(space: Space, tmp_path: Path) -> None:
-    before = Search(tmp_path, space, 0)
+    before = Search(tmp_path, space, 0, "asha")
     arm, first, second = (before.next_trial() for _ in range(3))
     assert arm is not None
     assert first is not None
@@ -159,8 +160,8 @@ def test_a_trial_that_was_cut_off_comes_first_and_counts_once(space: Space, tmp_
     ended(tmp_path, arm, [0.5] * EPOCHS)
     ended(tmp_path, first, [0.5, 0.6], status="running")
     ended(tmp_path, second, [0.5] * EPOCHS)
-    after = Search(tmp_path, space, 0)
-    assert (after.count, after.ended) == (3, 2)
+    after = Search(tmp_path, space, 0, "asha")
+    assert (after.count, after.ended) == (3, {"s0001", "s0003"})
     taken = after.next_trial()
     assert taken is not None
     assert (taken.trial_id, taken.config, taken.status) == (first.trial_id, first.config, "running")
@@ -169,3 +170,70 @@ def test_a_trial_that_was_cut_off_comes_first_and_counts_once(space: Space, tmp_
     assert new is not None
     assert new.trial_id == "s0004"
     assert sum(after.next_trial() is not None for _ in range(20)) == 16 - 4
+
+
+def test_any_seed_the_command_takes_can_be_drawn_from(space: Space, tmp_path: Path) -> None:
+    proposer = Proposer(space, 1_000_000, tmp_path / "journal")
+    assert 0.001 <= proposer.ask("s100000").optimizer.lr <= 0.3
+
+
+def test_proposals_keep_away_from_where_trials_diverged(space: Space, tmp_path: Path) -> None:
+    """Also while no trial has run to its end: those that were stopped are better than those that diverged."""
+    proposer = Proposer(space, 0, tmp_path / "journal")
+    for number, lr in enumerate(np.geomspace(0.001, 0.3, 20), 1):
+        config = replace(space.arms["source"], optimizer=SGD(lr=lr), epochs=EPOCHS)
+        status, accuracies = ("diverged", [0.9, 0.9, 0.1]) if lr > 0.05 else ("stopped", [0.5])
+        record = TrialRecord(f"s{number:04}", "search", config, 0)
+        proposer.tell(*ended(tmp_path, record, accuracies, status=status))
+    assert sum(trial.state.name == "PRUNED" for trial in proposer.study.trials) == 20
+    proposed = [proposer.ask(f"s{number:04}").optimizer.lr for number in range(21, 41)]
+    assert sum(lr > 0.05 for lr in proposed) <= 3  # of draws at random 6, and 11 where the diverged count as complete
+
+
+# The one-epoch rule
+
+
+def test_a_kill_between_an_epoch_and_its_trials_end_does_not_hold_the_one_epoch_rule_up(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = replace(space, budget=replace(space.budget, trials=5))
+    before = Search(tmp_path, space, 0, "one-epoch")
+    for accuracy in (0.5, 0.6, 0.7, 0.8):
+        record = before.next_trial()
+        assert record is not None
+        ended(tmp_path, record, [accuracy], status="stopped", stop_reason="one-epoch")
+    cut = before.next_trial()
+    assert cut is not None
+    ended(tmp_path, cut, [0.4], status="running")
+
+    def to_the_end(study: Path, next_trial: Any, *_: Any, **__: Any) -> None:
+        while (record := next_trial()) is not None:
+            ended(study, record, [0.9] * EPOCHS)
+
+    monkeypatch.setattr("study.search.run_trials", to_the_end)
+    after = Search(tmp_path, space, 0, "one-epoch")
+    assert (len(after.ended), after.ends_left, after.finished()) == (5, 3, False)
+    splits: Any = None
+    after.run(splits, Resources(1, 0.0, "fp32"), [])
+    assert (after.finished(), after.ends_left + len(after.ended)) == (True, 5)
+    *best, last = sorted(records.read_trials(tmp_path, "search"), key=lambda r: r.status)
+    assert (last.trial_id, last.status, last.stop_reason) == ("s0005", "stopped", "one-epoch")
+    assert [(r.trial_id, r.status) for r in best[:3]] == [(f"s000{n}", "completed") for n in (2, 3, 4)]
+
+
+# Trials that failed for good
+
+
+def test_a_failed_trial_whose_folder_is_deleted_is_made_up_for(space: Space, tmp_path: Path) -> None:
+    searched = Search(tmp_path, space, 0, "asha")
+    while (record := searched.next_trial()) is not None:
+        failed = record.trial_id in ("s0001", "s0009")
+        searched.trial_ended(*ended(tmp_path, record, [0.5] * EPOCHS, status="failed" if failed else "completed"))
+    for trial_id in ("s0001", "s0009"):
+        shutil.rmtree(tmp_path / "search" / trial_id)
+    again = Search(tmp_path, space, 0, "asha")
+    assert not again.finished()
+    arm, proposal, nothing = (again.next_trial() for _ in range(3))
+    assert arm is not None
+    assert proposal is not None
+    assert (arm.arm, proposal.arm, nothing) == ("source", None, None)

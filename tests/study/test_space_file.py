@@ -13,7 +13,7 @@ from made_space import RICH, TINY, read
 from optuna.trial import FixedTrial
 
 from study import space_file
-from study.config import MODELS
+from study.config import MODELS, SGD, Augmentation, FashionCNN
 from study.space import Space
 from study.space_file import SpaceError
 
@@ -21,6 +21,7 @@ BROKEN_FOLDER = Path(__file__).parent / "broken_spaces"
 MESSAGE = re.compile(r"(?s).*?:(\d+): .+: got .+, must be .+")
 TRIAL_KEYS = "model, optimizer, schedule, augmentation, epochs, batch_size, label_smoothing, mean, std"
 AUGMENTATION = "strength, rotation, translation, scale, shear, flip, erasing"
+MAXIMA = "one with rotation, translation, scale, shear, flip or erasing above 0"
 # line: key: got …, must be …
 BROKEN = {
     "choices": """
@@ -95,6 +96,10 @@ BROKEN = {
 15: arms.empty: got nothing, must be a mapping
 16: arms: got the name 'two words', must be 1 to 40 of A-Z, a-z, 0-9, _ and -, other than candidate-…
 """,
+    "no_maximum": """
+3: augmentation: got a strength above 0 and no maximum, must be @MAXIMA
+7: arms.half.augmentation: got a strength above 0 and no maximum, must be @MAXIMA
+""",
     "not_a_mapping": """
 1: file: got text 'just words', must be a mapping
 """,
@@ -157,6 +162,7 @@ BROKEN = {
 2: optimiser: got an unknown key, must be one of @TRIAL_KEYS, split, budget, preview, arms (did you mean optimizer?)
 3: optimizer.sgd.betas: got an unknown key, must be one of lr, momentum, nesterov, weight_decay
 4: schedule.cosine.t_max: got an unknown key, must be left out: there are none here
+5: augmentation: got a strength above 0 and no maximum, must be @MAXIMA
 5: augmentation.rotatoin: got an unknown key, must be one of @AUGMENTATION (did you mean rotation?)
 7: budget.trails: got an unknown key, must be one of trials, candidates, seeds (did you mean trials?)
 9: split.test: got an unknown key, must be one of train, validation, seed
@@ -171,6 +177,18 @@ def test_an_arm_takes_from_the_top_level_what_it_leaves_out() -> None:
     plain = loaded.suggest(FixedTrial({}))
     assert loaded.arms == {"a": plain, "b": dataclasses.replace(plain, epochs=9, std=1.0)}
     assert (plain.model.name, plain.schedule.name, plain.batch_size, plain.epochs) == ("three_block", "cosine", 64, 4)
+
+
+def test_what_an_arm_names_it_names_whole() -> None:
+    """Nothing of the top level's optimizer is left in an arm's own, not even in one of the same name."""
+    loaded = read(
+        "model: {fashion_cnn: {dropout: 0.5}}\noptimizer: {sgd: {lr: 0.1, momentum: 0.5}}\nepochs: 4\n"
+        "augmentation: {strength: 1, flip: 0.5}\nbudget: {trials: 4, candidates: 1, seeds: 2}\npreview: {}\n"
+        "arms: {a: {optimizer: {sgd: {lr: 0.2}}, augmentation: {strength: 1, shear: 5}}}"
+    )
+    arm = loaded.arms["a"]
+    assert (arm.optimizer, arm.augmentation) == (SGD(lr=0.2, momentum=0.9), Augmentation(1, shear=5))
+    assert arm.model == FashionCNN(dropout=0.5)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "three_block"])
@@ -189,7 +207,9 @@ def test_broken_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(BROKEN_FOLDER)
     with pytest.raises(SpaceError) as caught:
         space_file.load(Path(f"{name}.yaml"))
-    expected = BROKEN[name].replace("@TRIAL_KEYS", TRIAL_KEYS).replace("@AUGMENTATION", AUGMENTATION).strip()
+    expected = BROKEN[name].strip()
+    for word, text in {"@TRIAL_KEYS": TRIAL_KEYS, "@AUGMENTATION": AUGMENTATION, "@MAXIMA": MAXIMA}.items():
+        expected = expected.replace(word, text)
     assert caught.value.problems == [f"{name}.yaml:{line}" for line in expected.splitlines()]
     assert str(caught.value) == "\n".join(caught.value.problems)
 

@@ -1,0 +1,49 @@
+"""Where Ray may write, and how many trials it can take."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from study import cluster
+from study.execution import Resources, slots_of
+
+# The longest of the sockets that Ray makes in its folder, at the longest process id.
+SOCKET = "session_2026-11-22_06-32-27_944265_4194304/sockets/dash_MetricsHead"
+
+
+@pytest.mark.parametrize("length", [cluster.LONGEST_TMPDIR, cluster.LONGEST_TMPDIR + 1])
+def test_rays_sockets_fit_whatever_the_temporary_folder(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("/tmp/".ljust(length, "x"))
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    scratch = Path(cluster._scratch())
+    assert len(str(scratch / SOCKET)) <= 107
+    assert scratch.parent == (folder if length == cluster.LONGEST_TMPDIR else Path("/tmp"))
+    scratch.rmdir()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("resources", "slots"),
+    [
+        (Resources(1, 0.0, "fp32"), 8),
+        (Resources(3, 0.0, "fp32"), 2),
+        (Resources(1, 0.3333, "fp32"), 3),
+        (Resources(4, 0.25, "fp32"), 2),
+    ],
+)
+def test_trials_at_a_time(resources: Resources, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
+    assert slots_of(resources) == slots
+
+
+def test_a_trial_that_fits_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    for resources in (Resources(4, 0.0, "fp32"), Resources(1, 0.5, "fp32")):
+        got = f"got {resources.cores} cores and {resources.gpus:g} GPUs for a trial, must fit into 2 and 0"
+        with pytest.raises(ValueError, match=got):
+            slots_of(resources)

@@ -1,0 +1,203 @@
+"""What the command decides before anything runs: which study, with what, and what becomes of one that never began."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_space import read
+from made_trials import ended
+
+from study import plan, provenance, records, run
+from study.data import FashionMNIST
+from study.opening import Settings, Study, UsageError, locked, open_study
+from study.plan import Plan
+from study.probe import Speed
+from study.provenance import Book
+from study.records import TrialRecord
+from study.space import Budget
+
+SPACE = """
+model: {fashion_cnn: {channels: [4], hidden: [16]}}
+optimizer: {sgd: {lr: {log: [0.001, 0.3]}}}
+epochs: 2
+arms: {one: {optimizer: {sgd: {lr: 0.1}}}, two: {optimizer: {sgd: {lr: 0.2}}}}
+budget: {trials: 16, candidates: 3, seeds: 2}
+preview: {}
+"""
+SETTINGS = Settings("full", "asha", 0, Budget(16, 3, 2), time_budget_s=60.0, cores=None, gpus=None)
+PLAN = Plan("cpu", 1, 0.0, 2, "bf16", {"fashion_cnn 4 16": Speed(100, 400)}, 0.0, 0.0, 0)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A study of which three search trials were begun before 60 s of search were over."""
+    return make(tmp_path / "begun", SETTINGS, PLAN)
+
+
+def make(folder: Path, settings: Settings, planned: Plan) -> Path:
+    space = read(SPACE)
+    records.write_whole(folder / "space.yaml", SPACE.encode())
+    for number, status in enumerate(("completed", "completed", "stopped"), 1):
+        ended(folder, TrialRecord(f"s{number:04}", "search", space.arms["one"], 0), [0.5, 0.6], status=status)
+    book = Book(folder, None, asdict(settings), planned.to_json(), space, [])
+    book.content["stages"] = {"search": {"wall_seconds": 61.5}}
+    book.search_over = True
+    return folder
+
+
+def opened(folder: Path, *arguments: str) -> Study:
+    return open_study(run._parser().parse_args([*arguments, "--results", str(folder.parent)]))
+
+
+# --extend
+
+
+def test_an_extension_adds_to_the_trials_that_exist_and_forgets_the_old_time_budget(begun: Path) -> None:
+    study = opened(begun, "--extend", "begun", "--trials", "5")
+    assert study.settings == replace(SETTINGS, budget=Budget(8, 3, 2), time_budget_s=None)
+    assert study.space.budget.trials == 8
+    assert study.earlier is not None
+    assert not study.earlier["search_over"]
+
+
+def test_a_time_budget_of_an_extension_is_its_own(begun: Path) -> None:
+    study = opened(begun, "--extend", "begun", "--trials", "5", "--time-budget", "10m")
+    assert study.settings.time_budget_s == 61.5 + 600
+    whole, left, _ = run._plan(replace(study, earlier={**(study.earlier or {}), "plan": PLAN.to_json()}))
+    assert whole.search_seconds <= 661.5
+    assert left.search_seconds <= 600
+
+
+def test_more_seeds_alone_do_not_reopen_the_search(begun: Path) -> None:
+    study = opened(begun, "--extend", "begun", "--seeds", "3")
+    assert study.settings == replace(SETTINGS, budget=Budget(16, 3, 3))
+    assert study.earlier is not None
+    assert study.earlier["search_over"]
+
+
+def test_an_extension_tries_every_arm_and_has_no_more_candidates_than_trials_beside_them(begun: Path) -> None:
+    assert opened(begun, "--extend", "begun", "--trials", "1").settings.budget == Budget(4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--extend: got neither --trials nor --seeds"),
+        (["--seeds", "2"], "--seeds: got 2, must be above 2, those that there are"),
+        (["--seeds", "3", "--time-budget", "5m"], "--time-budget: got no --trials with it, must be given for trials"),
+        (["--trials", "3", "--scheduler", "none"], "--extend: got --scheduler too, must stand alone"),
+        (["--trials", "3", "--seed", "0"], "--extend: got --seed too, must stand alone"),
+    ],
+)
+def test_an_extension_that_cannot_be_is_refused(arguments: list[str], message: str, begun: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        opened(begun, "--extend", "begun", *arguments)
+
+
+def test_candidates_are_at_most_the_trials_that_are_no_arms(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(SPACE)
+    for trials, candidates in ((2, 0), (4, 2), (9, 3)):
+        arguments = ["--space", str(tmp_path / "a.yaml"), "--fidelity", "full", "--trials", str(trials)]
+        assert opened(tmp_path / "x", *arguments).space.budget == Budget(trials, candidates, 2)
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "2", "x"])
+def test_a_trial_has_one_gpu_at_most(share: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run._parser().parse_args(["--space", "smoke.yaml", "--gpus-per-trial", share])
+    assert f"got {share}, must be a share of one GPU, in (0, 1]" in capsys.readouterr().err
+
+
+# A study that goes on elsewhere
+
+
+def test_fewer_cores_than_were_asked_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make(tmp_path / "fixed", replace(SETTINGS, cores=4), PLAN)
+    monkeypatch.setattr(provenance, "cores", lambda: 4)
+    assert opened(study, "--resume", "fixed").settings.cores == 4
+    monkeypatch.setattr(provenance, "cores", lambda: 2)
+    with pytest.raises(UsageError, match="--resume: got 2 cores here, must be at least 4, the --cpus-per-trial that"):
+        opened(study, "--resume", "fixed")
+
+
+def test_a_study_begun_on_a_gpu_needs_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make(tmp_path / "fast", SETTINGS, replace(PLAN, device="Some GPU", gpus=0.25))
+    monkeypatch.setattr(provenance, "gpu_count", lambda: 0)
+    with pytest.raises(UsageError, match="--resume: got no GPU here, must be one: the study was begun on Some GPU"):
+        opened(study, "--resume", "fast")
+
+
+def test_cores_are_planned_anew_and_the_precision_stays(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def planned(*arguments: Any) -> Plan:
+        asked.append(arguments[1:])
+        return replace(PLAN, slots=1)
+
+    monkeypatch.setattr(plan, "make_plan", planned)
+    same = opened(begun, "--resume", "begun")
+    assert run._plan(same)[0].slots == 2
+    assert asked == []
+    elsewhere = replace(same, earlier={**(same.earlier or {}), "hardware": {"cores": 64}})
+    assert run._plan(elsewhere)[0].slots == 1
+    assert asked == [("asha", None, None, "bf16")]
+
+
+def test_the_plan_of_a_resumed_study_is_of_the_rest(begun: Path) -> None:
+    whole, left, runs = run._plan(opened(begun, "--resume", "begun"))
+    assert (runs.trials, len(runs.runs)) == (0, (3 + 2) * 2)
+    assert left.search_seconds == 0 < whole.search_seconds
+    assert left.disk_bytes <= whole.disk_bytes
+
+
+# A study that never began, and faults
+
+
+def test_a_folder_in_which_nothing_was_begun_is_removed(tmp_path: Path) -> None:
+    with locked(tmp_path / "new"):
+        assert (tmp_path / "new" / ".lock").exists()
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".lock").touch()
+    with locked(tmp_path / "killed"):
+        pass
+    (tmp_path / "theirs").mkdir()
+    with locked(tmp_path / "theirs"):
+        pass
+    with locked(tmp_path / "run"):
+        (tmp_path / "run" / "study.json").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "theirs"]
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (RuntimeError, run.FAULT)])
+def test_a_stop_while_measuring_leaves_nothing_behind(
+    stop: type[BaseException], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], fashion_mnist: FashionMNIST,
+) -> None:  # fmt: skip
+    def stopped(*_: Any) -> Plan:
+        raise stop("while measuring")
+
+    monkeypatch.setattr(plan, "make_plan", stopped)
+    monkeypatch.setattr("study.data.load", lambda folder: fashion_mnist)
+    assert run.main(["--space", "smoke.yaml", "--results", str(tmp_path)]) == status
+    printed = capsys.readouterr()
+    assert "Nothing was begun." in printed.out + printed.err
+    assert ("Traceback" in printed.err) == ("a fault of the program" in printed.err) == (status == run.FAULT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_that_goes_on_can_be_typed_as_it_is_printed(
+    begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(study: Study) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_plan", interrupted)
+    monkeypatch.setattr("study.data.load", lambda folder: None)
+    options = ["--results", str(begun.parent), "--data-dir", "/my data"]
+    assert run.main(["--resume", "begun", *options]) == 130
+    command = f"{provenance.typed()} -m study.run --resume begun --results {begun.parent} --data-dir '/my data'"
+    assert f"Nothing that ended is lost. To go on: {command}\n" in capsys.readouterr().out
+    assert (begun / "study.json").exists()

@@ -1,0 +1,68 @@
+"""What is shown of a stage: how many trials have ended, and what time is left."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from made_trainer import PLAIN
+from made_trials import ended
+from rich.console import Console
+
+from study import progress
+from study.progress import StageProgress
+from study.records import TrialRecord
+
+
+class Clock:
+    """In place of the module `time`."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(progress, "time", found)
+    return found
+
+
+def end(shown: StageProgress, number: int, study: Path) -> None:
+    record, epochs = ended(study, TrialRecord(f"s{number:04}", "search", PLAIN, 0), [0.5])
+    shown.trial_started(record)
+    shown.trial_ended(record, epochs)
+
+
+def test_time_left_goes_over_from_the_plan_to_the_pace(clock: Clock, tmp_path: Path) -> None:
+    shown = StageProgress(Console(file=io.StringIO()), "search", 6, {"s0001", "s0002"}, 4, 100.0)
+    assert shown._left() == "2 min left"
+    clock.now += 40
+    assert shown._left() == "60 s left"
+    end(shown, 3, tmp_path)
+    assert shown._left() == "75 s left"  # a quarter by the pace of one in 40 s, 120; the rest by the plan, 60
+    clock.now += 40
+    for number in (4, 5):
+        end(shown, number, tmp_path)
+    assert shown._left() == "25 s left"  # three quarters by the pace, 80 / 3; the rest by the plan, 20
+    end(shown, 6, tmp_path)
+    assert (shown._left(), len(shown.ended)) == ("0 s left", 6)
+
+
+def test_the_best_under_the_one_epoch_rule_end_twice_and_count_once(clock: Clock, tmp_path: Path) -> None:
+    printed = io.StringIO()
+    shown = StageProgress(Console(file=printed), "search", 5, {"s0001"}, 4 + 3, 300.0)
+    for number in (2, 3, 4, 5):
+        end(shown, number, tmp_path)
+    assert len(shown.ended) == 5
+    assert shown._left() != "0 s left"
+    record, _ = ended(tmp_path, TrialRecord("s0001", "search", PLAIN, 0), [0.5])
+    shown.trial_started(record)
+    assert len(shown.ended) == 4
+    for number in (1, 2, 3):
+        end(shown, number, tmp_path)
+    assert (shown._left(), len(shown.ended)) == ("0 s left", 5)
+    assert "[5/5 trials, 0 s left]" in printed.getvalue().splitlines()[-1]

@@ -1,0 +1,55 @@
+"""What the README says of a space's keys is what the code has."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from study import space_file
+from study.config import MODELS, OPTIMIZERS, SCHEDULES, Augmentation, TrialConfig
+from study.space import Budget, Split
+
+KINDS = {"int": "whole, ", "float": "", "bool": "true or false", "tuple[int, ...]": "list of whole, each "}
+REQUIRED = {"epochs", "trials", "candidates", "seeds", "strength", "lr"}
+
+
+def rows() -> list[str]:
+    """The beginning of each row: key, what it accepts, default."""
+    found = []
+    components = {**MODELS, **OPTIMIZERS, **SCHEDULES}
+    for name in ("resnet", "fashion_cnn", *OPTIMIZERS, *SCHEDULES):
+        found += _of(f"{name}.", components[name])
+    found += _of("augmentation.", Augmentation())
+    plain = [field for field in dataclasses.fields(TrialConfig) if field.name in space_file.PLAIN]
+    found += [_row(field.name, field) for field in plain]
+    for section, keys in space_file.SECTIONS.items():
+        given = {field.name: field for field in (*dataclasses.fields(Split), *dataclasses.fields(Budget))}
+        found += [_row(f"{section}.{key}", given[key]) for key in keys if section != "preview"]
+    own = [key for key in space_file.SECTIONS["preview"] if key in ("test", "width")]
+    return found + [_row(f"preview.{key}", space_file.NUMBERS[key]) for key in own]
+
+
+def _of(prefix: str, prototype: object) -> list[str]:
+    fields = [field for field in dataclasses.fields(prototype) if field.name != "name"]  # type: ignore[arg-type]
+    return [_row(prefix + field.name, field) for field in fields]
+
+
+def _row(key: str, field: dataclasses.Field[object]) -> str:
+    limits = str(field.metadata.get("range", "")).removeprefix("in ")
+    default = "" if key.rpartition(".")[2] in REQUIRED else _shown(field.default)
+    return f"| `{key}` | {KINDS[str(field.type)]}{limits} | {default} |"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_the_table_of_keys_is_that_of_the_code() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    _, _, below = text.partition("| key | values | default | meaning |\n|---|---|---|---|\n")
+    table = below.partition("\n\n")[0].splitlines()
+    assert [row.rsplit("|", 2)[0] + "|" for row in table] == rows()
+    assert all(re.fullmatch(r".+\| .{5,} \|", row) for row in table), "a key without a meaning"
