@@ -32,7 +32,7 @@ VARIANTS = ("grad-cam", "hirescam")
 BATCH = 256  # images a forward pass: the widest activation of ResNet-18 then takes 51 MB
 CENTRE_SIGMA = SIDE / 4  # pixels: half of what a centred map says lies within 8 pixels of the middle
 
-CHECKED = 64  # images that the checks look at: a mean correlation of maps is then known to about ± 0.08
+CHECKED = 64  # images that the checks look at, half of them errors: a mean correlation is then known to ± 0.08
 DRAWS = 3  # networks with random weights that a map is compared with
 STEPS = 8  # of insertion and deletion
 BLUR_SIGMA = 4  # pixels: where insertion starts, only a smear is left of the garment
@@ -55,7 +55,7 @@ COLUMNS = {
     "variant": "grad-cam or hirescam; the latter only where it is not the same",
     "target": "whose class the map is for: predicted or true; only predicted where they are the same",
     "energy": "share in [0, 1] of the positive evidence that lies on the foreground; null without positive evidence",
-    "area_share": "energy of a uniform map, in [0, 1]",
+    "area_share": "energy of a uniform map, every cell alike, in [0, 1]",
     "centre_energy": "energy of a centred Gaussian map, in [0, 1]",
     "random_energy": "energy of the map of the same network with random weights, in [0, 1]",
     "positive": "sum of the map's positive cells, logits",
@@ -279,13 +279,14 @@ def agreement(maps: Floats, drops: Floats, layer: Layer) -> Check:
     return _check("occlusion", _spearman(maps, pooled(pixels, layer)), least=LEAST_AGREEMENT)
 
 
-def checks(model: nn.Module, images: Bytes, mean: float, std: float, seed: int) -> pd.DataFrame:
+def checks(model: nn.Module, images: Bytes, wrong: Mask, mean: float, std: float, seed: int) -> pd.DataFrame:
     """Every check of every variant on CHECKED of the test images, for the classes that the model predicts.
 
-    `model` in evaluation mode; images uint8 (N, 28, 28); `mean` and `std` as it was trained. The same images for every
-    model at the same `seed`. Columns: CHECK_COLUMNS.
+    Half of the images are errors, for it is those that the maps are to explain; fewer where there are not as many.
+    `model` in evaluation mode; images uint8 (N, 28, 28); `wrong` (N,) says which the model gets wrong; `mean` and `std`
+    as it was trained. Images are taken in an order that depends on `seed` alone. Columns: CHECK_COLUMNS.
     """
-    chosen = np.random.default_rng(seed).permutation(len(images))[:CHECKED]
+    chosen = checked(wrong, seed)
     inputs = normalised(images[chosen], mean, std).to(_device(model))
     classes = _logits(model, inputs).argmax(1)
     drops, layer = occlusion(model, inputs, classes), target(model)
@@ -300,6 +301,13 @@ def checks(model: nn.Module, images: Bytes, mean: float, std: float, seed: int) 
         )
         rows += [{"variant": variant, **dataclasses.asdict(check)} for check in every]
     return pd.DataFrame(rows, columns=list(CHECK_COLUMNS)).astype({"low": float, "high": float})
+
+
+def checked(wrong: Mask, seed: int) -> npt.NDArray[np.int64]:
+    """The places of the images that the checks look at: errors, half of CHECKED at most, and others."""
+    order = np.random.default_rng(seed).permutation(len(wrong))
+    errors = order[wrong[order]][: CHECKED // 2]
+    return np.concatenate([errors, order[~wrong[order]][: CHECKED - len(errors)]])
 
 
 def trusted(checks: pd.DataFrame) -> dict[str, bool]:

@@ -56,10 +56,6 @@ class Panel:
     alt: str
     caption: str
 
-    @property
-    def uri(self) -> str:
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
-
 
 @dataclass(frozen=True)
 class Card:
@@ -71,11 +67,12 @@ class Card:
 
 @dataclass(frozen=True)
 class Deck:
-    """Cards under one heading, with a caption that says how they were chosen."""
+    """Cards under one heading, with a caption that says how they were chosen; `legend` is of the pictures' colours."""
 
     title: str
     cards: Sequence[Card]
     caption: str
+    legend: str = ""
 
 
 @dataclass(frozen=True)

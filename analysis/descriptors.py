@@ -1,4 +1,7 @@
-"""What a test image is like, whatever a network makes of it: silhouette, tone, texture, distance to training images."""
+"""What a test image is like, whatever a network makes of it: silhouette, tone, texture, distance to training images.
+
+Atypicality and distance are held against the class of the image's label: a wrong label makes both large.
+"""
 
 from __future__ import annotations
 

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import optuna
 import pandas as pd
 
-from analysis import descriptors, failures, importance, tables, verdicts
+from analysis import descriptors, failures, importance, statistics, tables, verdicts
 from analysis.forward import Networks, cached, digest
 from analysis.importance import Compared
-from analysis.pairs import Pair, pairs
+from analysis.pairs import Pair, on_show, pairs
 from analysis.rerun import Images, Rerun, Step
 from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
@@ -70,19 +72,23 @@ def gather(folder: Path, top: int, stressed: int, step: Step) -> Evidence:
     trials, epochs, predictions = (tables.read(folder, name) for name in ("trials", "epochs", "predictions"))
     missing: list[str] = []
     found = {name: pd.DataFrame(columns=SCHEMAS[name].names) for name in OF_NETWORKS}
-    images, maps, two = None, {}, []
+    images, maps, two, standings = None, {}, [], confirmed(trials)
+    if len(predictions) and not {"train", "validation", "test", "seed"} <= (about.get("split") or {}).keys():
+        missing.append("What the networks predicted: study.json does not say how the images were split.")
+        predictions = predictions[:0]
     if len(predictions):
         step("descriptors")
         images, splits = _images(folder, about, predictions)
         step("failures")
         found["images"] = images.table.reset_index().assign(**study)
         found["failures"] = failures.failures(predictions, images.table)
-        two = pairs(predictions, found["failures"], confirmed(trials)[:top])
+        two = pairs(predictions, found["failures"], standings[:top])
         with Networks(folder) as networks:
             again = Rerun(folder, trials, predictions, networks, step)
             found["attention"], found["attention_checks"] = again.attention(images), again.checks(images)
             found["stress"], found["calibration"] = again.stress(images, stressed), again.calibration(splits)
-            maps = again.maps(images, two)
+            in_order = [t for s in standings for t in s.trials.sort_values("seed").trial_id if t in again.there]
+            maps = again.maps(images, on_show(two, found["failures"], next(iter(in_order), None)))
         missing += again.missing
     step("importance")
     compared, found["importance"] = _importance(folder, about, trials, epochs, missing)
@@ -92,7 +98,7 @@ def gather(folder: Path, top: int, stressed: int, step: Step) -> Evidence:
     for name in ("images", "failures", "importance", "claims"):
         tables.write(folder, name, found[name])
     return Evidence(
-        folder, about, trials, epochs, predictions, confirmed(trials), images, found["failures"], found["attention"],
+        folder, about, trials, epochs, predictions, standings, images, found["failures"], found["attention"],
         found["attention_checks"], found["stress"], found["calibration"], found["claims"], _elsewhere(folder),
         runs.reference() if len(runs.arms) else None, two, maps, compared, found["importance"], missing,
     )  # fmt: skip
@@ -120,7 +126,7 @@ def _images(folder: Path, about: dict[str, Any], predictions: pd.DataFrame) -> t
     pixels = loaded.test_images[places]
     described = cached(
         folder / "cache" / "descriptors.parquet",
-        digest(descriptors, places, parts),
+        digest(descriptors, places, parts, cv2.__version__),
         lambda: descriptors.describe(pixels, labels, split.train_images, split.train_labels),
     ).set_axis(pd.Index(places, name="image"))
     table = failures.per_image(predictions, described)
@@ -140,6 +146,7 @@ def _importance(
     compared = importance.at_equal_fidelity(trials, epochs, of_study)
     if compared.trials.empty:
         return None, nothing
-    key = digest(importance, compared.trials, compared.parameters.astype(str), compared.epoch)
+    made_from = (compared.trials, compared.parameters.astype(str), compared.distributions, compared.epoch)
+    key = digest(importance, statistics, *made_from, SEED, optuna.__version__)
     found = cached(folder / "cache" / "importance.parquet", key, lambda: importance.importance(compared, SEED))
     return compared, found.assign(study=trials.study.iloc[0], fidelity=trials.fidelity.iloc[0])

@@ -3,8 +3,8 @@
 Everything is counted from the table `predictions`, and from `descriptors`: a row a test image, by its place `image`,
 with at least the columns that `EXTREMES` names. A configuration is an arm or a candidate; it has a trial for each seed.
 Rates are of predictions, so that an image counts once a seed, and their intervals are over seeds and images together
-(`statistics.Crossed`). A missing number is not defined: there was nothing to divide by. Predictions of no trial, or of
-trials that saw different images, are refused with ValueError.
+(`statistics.Crossed`), with one seed over images only. A missing number is not defined: there was nothing to divide by.
+Predictions of no trial, or of trials that saw different images, are refused with ValueError.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ RATE_OF = {
     **{name: f"error rate of {PATTERNS[name]}" for name in EXTREMES},
 }
 LIFT_OF = {
-    **dict.fromkeys(NAMES, "relative to independent labels and predictions of the errors"),
+    **dict.fromkeys(NAMES, "relative to errors whose label has no say in which other class they are taken for"),
     **dict.fromkeys(EXTREMES, "relative to the error rate of the other images"),
     "confident": f"relative to the share of the right predictions with a confidence above {CONFIDENT}",
 }
+ROUNDS = 200  # of fitting, at most: most tables take 20
 OFF_DIAGONAL = ~np.eye(len(CLASS_NAMES), dtype=bool)
 
 
@@ -162,8 +163,8 @@ def categories(predictions: pd.DataFrame, descriptors: pd.DataFrame) -> pd.DataF
     interval low, high; lift with lift_low, lift_high; rate_of and lift_of say in words what they are of. Lift is
 
     - of `confident`: P(confidence > 0.9 | wrong) / P(confidence > 0.9 | right);
-    - of a pair and of `similar_types`: their share of the errors over the share that they would have if the errors'
-      labels and predictions were independent, that is their margins' product, scaled to sum to 1 off the diagonal;
+    - of a pair and of `similar_types`: their share of the errors over the share that they would have, given how often
+      each class is missed and how often it is answered wrongly, had the one no say in the other (`expected`);
     - of the other patterns: error rate of the images with the pattern / error rate of the others.
     """
     confirmed, tables = pivot(predictions), []
@@ -220,10 +221,22 @@ def members(name: str) -> Flags:
 
 
 def expected(confusion: Reals) -> Reals:
-    """The errors in each cell (draws, 10, 10) if their labels and predictions were independent: see `categories`."""
+    """The errors in each cell (draws, 10, 10), had the label no say in which other class it is taken for.
+
+    That is quasi-independence: a product of a number for the label and one for the prediction, off the diagonal, with
+    the margins of the errors (Goodman 1968, doi:10.2307/2285873). By iterative proportional fitting (Deming & Stephan
+    1940, doi:10.1214/aoms/1177731829).
+    """
     errors = confusion * OFF_DIAGONAL
-    product = np.einsum("di,dj->dij", errors.sum(axis=2), errors.sum(axis=1)) * OFF_DIAGONAL
-    return np.asarray(product * quotient(errors.sum(axis=(1, 2)), product.sum(axis=(1, 2)))[:, None, None])
+    by_label, by_prediction = errors.sum(axis=2), errors.sum(axis=1)
+    label, prediction = by_label, by_prediction
+    for _ in range(ROUNDS):
+        before = label
+        label = np.nan_to_num(quotient(by_label, prediction.sum(axis=1, keepdims=True) - prediction))
+        prediction = np.nan_to_num(quotient(by_prediction, label.sum(axis=1, keepdims=True) - label))
+        if np.allclose(label, before, rtol=1e-9, atol=0):
+            break
+    return np.asarray(label[:, :, None] * prediction[:, None, :] * OFF_DIAGONAL)
 
 
 def _extreme(by_subset: Reals) -> tuple[Reals, Reals, Reals]:
@@ -288,7 +301,8 @@ def per_image(predictions: pd.DataFrame, descriptors: pd.DataFrame) -> pd.DataFr
 def by_configuration(predictions: pd.DataFrame) -> pd.DataFrame:
     """How many seeds of each configuration fail on each image: a row a configuration and image.
 
-    Columns: configuration, image, seeds_wrong, seeds; status: always, sometimes or never wrong.
+    Columns: configuration, image, seeds_wrong, seeds; status: always, sometimes or never wrong, which of one seed says
+    nothing of others.
     """
     confirmed, tables = pivot(predictions), []
     for name, trials in list(confirmed.groups.items())[1:]:

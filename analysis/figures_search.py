@@ -133,7 +133,7 @@ def rank_correlation(rows: pd.DataFrame) -> bytes:
         axes.axhline(0, color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
         axes.vlines(rows.epoch, rows.low, rows.high, color=BLUE, lw=2, alpha=0.45)
         axes.plot(rows.epoch, rows.correlation, "o-", color=BLUE, ms=5, lw=1.2)
-        low = min(0, rows.correlation.min(), rows.low.min()) - 0.05  # the last is NaN where none has an interval
+        low = min(0, rows.low.min()) - 0.05
         axes.set(xlabel="epoch", ylabel="rank correlation with the end", ylim=(low, 1.05))
         axes.set_xlim(0.5, float(rows.epoch.max()) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

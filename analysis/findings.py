@@ -26,8 +26,8 @@ from analysis.sections import (
 )
 from analysis.sections.cost import ENDED_BADLY
 from analysis.sections.side_by_side import SideBySide
-from analysis.statistics import Standing, best_trials, compare, estimate
-from analysis.words import label, percent, points, start, sure
+from analysis.statistics import Comparison, Standing, best_trials, best_two, estimate, lost_seeds
+from analysis.words import label, percent, points, start, sure, versus
 from study.records import ENDED
 
 WORTH = {"status", "fidelity", "created", "command", "git", "versions", "hardware", "split", "stages"}
@@ -72,7 +72,7 @@ def page(evidence: Evidence) -> Page:
         sections=[
             scorecard.scorecard(evidence),
             results.leaderboard(epochs, standings),
-            results.comparisons(standings),
+            results.comparisons(standings, evidence.reference),
             failing.what_fails(evidence),
             Section("Any two side by side", [], widget="side-by-side"),
             stressed.stressed(evidence),
@@ -92,27 +92,36 @@ def page(evidence: Evidence) -> Page:
 
 def headline(trials: pd.DataFrame, standings: Sequence[Standing]) -> tuple[str, list[Fact], list[str]]:
     """What won, by how much, how sure: a title, its numbers, and the sentences under them."""
+    lost = [
+        f"{name}: {said}, so nothing is said of it."
+        for name, said in lost_seeds(trials).items()
+        if name not in {s.name for s in standings}
+    ]
     if not standings:
-        return _unconfirmed(trials)
-    best = [s for ours in (True, False) if (s := next((s for s in standings if s.ours is ours), None))]
+        title, facts, lede = _unconfirmed(trials)
+        return title, facts, [*lede, *lost]
+    best = best_two(standings)
     facts = [_reached(s) for s in best]
-    pair = next(iter(compare(best)), None)
-    if pair is None:
+    if len(best) < 2 or not len(Comparison(*best).points):
         right = f"{percent(best[0].test.mean())} % of the test images right"
-        lede = ["No candidate and arm have completed the same seed, so nothing is compared."]
-        return f"{start(best[0].title)}: {right}", facts, lede
+        why = "one configuration is confirmed" if len(best) < 2 else "the two best have no seed in common"
+        return f"{start(best[0].title)}: {right}", facts, [f"Nothing is compared: {why}.", *lost]
+    pair = Comparison(*best)
     found = pair.estimate
-    facts.append(Fact(f"{points(found.mean)} points", "the candidate less the arm, seed by seed", sure(found)))
-    names = f"{pair.ours.title} and the {pair.theirs.title}"
-    if found.shown:
+    facts.append(Fact(f"{points(found.mean)} points", f"{versus(pair)}, seed by seed", sure(found, pair.lost)))
+    ours, theirs = (f"{'' if s.ours else 'the '}{s.title}" for s in best)
+    if pair.lost:
+        title = f"Not judged: {pair.lost}"
+    elif pair.shown:
         by = f"{abs(found.mean):.2f} points of test accuracy"
-        title = f"{start(pair.ours.title)} is {pair.verdict} than the {pair.theirs.title}, by {by}"
+        title = f"{start(best[0].title)} is {pair.verdict} than {theirs}, by {by}"
     elif found.n == 1:
-        title = f"One seed: whether {names} differ is not shown"
+        title = f"One seed: whether {ours} and {theirs} differ is not shown"
     else:
-        title = f"No difference shown between {names}"
-    how = "The best candidate and the best arm, each chosen by validation accuracy: no test image had a part in that."
-    return title, facts, [how]
+        title = f"No difference shown between {ours} and {theirs}"
+    who = "The two best" if best[0].ours == best[1].ours else "The best candidate and the best arm"
+    how = f"{who}, each chosen by validation accuracy: no test image had a part in that."
+    return title, facts, [how, *lost]
 
 
 def _unconfirmed(trials: pd.DataFrame) -> tuple[str, list[Fact], list[str]]:
@@ -142,9 +151,10 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
             said.append(f"{start(stage)}: {len(of) - ended} trials have not ended.")
     bad = trials[trials.status.isin(ENDED_BADLY)].groupby("status", observed=True).size()
     said += [f"{count} {'trial' if count == 1 else 'trials'} {name}: listed below." for name, count in bad.items()]
-    if status == "interrupted":
+    if status in ("interrupted", "running"):
         where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
-        said.append(f"Go on with: {shlex.join(['python', '-m', 'study.run', '--resume', folder.name, *where])}")
+        when = "Go on with" if status == "interrupted" else "If it does not run any more, go on with"
+        said.append(f"{when}: {shlex.join(['python', '-m', 'study.run', '--resume', folder.name, *where])}")
     if unsaid := sorted(WORTH - about.keys()):
         said.append(f"study.json does not say: {', '.join(unsaid)}.")
     return said
@@ -161,4 +171,4 @@ def _data(about: dict[str, Any]) -> list[str]:
 def _reached(standing: Standing) -> Fact:
     found = estimate((100 * standing.test).tolist())
     what = f"test accuracy, {standing.title}: {label(standing.trials.iloc[0])}"
-    return Fact(f"{found.mean:.2f} %", what, sure(found))
+    return Fact(f"{found.mean:.2f} %", what, sure(found, standing.lost))

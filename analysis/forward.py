@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from study import models
 from study.config import TrialConfig, from_dict
 from study.models import build_model
 from study.records import RecordError, write_whole
@@ -105,10 +106,11 @@ class Networks:
     ) -> Iterator[tuple[str, pd.DataFrame]]:
         """`work(network, config, each(trial), shared)` for every trial, as they are done: its id and the result.
 
-        Results are kept in the study's `cache/` until weights, arguments, `work` or `sources` change. Raises
-        RecordError where a trial's weights cannot be read.
+        Results are kept in the study's `cache/` until weights, arguments, the models, torch, `sources` or the module of
+        `work` change. Raises RecordError where a trial's weights cannot be read.
         """
-        common = digest(*sources, inspect.getsource(work), *shared)
+        families = sorted(Path(inspect.getfile(models)).parent.glob("*.py"))
+        common = digest(*sources, inspect.getmodule(work), *families, torch.__version__, *shared)
         keys = {trial: digest(common, self._weights(trial), each(trial)) for trial in trials}
         paths = {trial: self.folder / "cache" / f"{work.__name__.strip('_')}-{trial}.parquet" for trial in trials}
         found = {trial: _kept(paths[trial], keys[trial]) for trial in trials}

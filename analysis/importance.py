@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -32,10 +33,13 @@ ALL = "all trials"
 MIN_TRIALS = 10  # of a scope: with fewer, both methods give noise
 MAX_TRIALS = 150  # of a scope: of more, so many are drawn
 DRAWS = 40  # bootstrap samples
+SHUFFLES = 20  # of the accuracies among the trials: what the shares are where nothing matters
 TREES, DEPTH = 8, 4  # of fANOVA's forest: so small because every draw grows one
 TOP_SHARE, MIN_TOP = 0.1, 5  # PED-ANOVA asks what sets the best tenth apart, but at least five trials
-MIN_FOR_EDGES = 5  # trials: their best fifth is one at least
+MIN_FOR_EDGES = 5  # trials that ran to their end
+TOP_FIFTH, MIN_FIFTH = 0.2, 3  # whose median position is looked at: of the best fifth, but at least of three trials
 EDGE = 0.05  # of the range
+MIN_RANKED = 8  # trials: fewer are in perfect order by chance too often
 
 T = TypeVar("T")
 Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
@@ -50,7 +54,11 @@ class Compared:
     """
 
     epoch: int  # accuracies are the best up to this epoch; 0 where there is no trial
-    trials: pd.DataFrame  # arm (null for a searched one), val_accuracy in [0, 1]
+    length: int  # epochs of a trial that runs to its end
+    searched: int  # trials of the search, those that are not compared included
+    # arm (null for a searched one), val_accuracy in [0, 1], and `final`, the best of all epochs of a trial that ran to
+    # its end, else NaN
+    trials: pd.DataFrame
     parameters: pd.DataFrame
     distributions: dict[str, Distribution]  # of each column of `parameters`
     allowed: dict[str, Range | None]  # what the vocabulary allows, where it limits it
@@ -92,7 +100,8 @@ def at_equal_fidelity(trials: pd.DataFrame, epochs: pd.DataFrame, space: Space) 
     up_to = epochs[(epochs.stage == "search") & (epochs.epoch <= epoch)]
     best = up_to.groupby("trial_id").val_accuracy.max().reindex(found.index)
     best = best.where(~diverged, best[(found.epochs >= epoch) & ~diverged].min())
-    compared = found[["arm"]].assign(val_accuracy=best.astype(float))
+    final = found.val_accuracy.where(found.status == "completed").astype(float)
+    compared = found[["arm"]].assign(val_accuracy=best.astype(float), final=final)
     compared = compared[((found.epochs >= epoch) | diverged) & best.notna()]
     allowed = _allowed(space)
     rows = [known[str(trial_id)] for trial_id in compared.index]
@@ -102,11 +111,12 @@ def at_equal_fidelity(trials: pd.DataFrame, epochs: pd.DataFrame, space: Space) 
             distributions |= cast(dict[str, Distribution], space.distributions_of(parameters))
     names = [name for name in allowed if name in distributions]
     frame = pd.DataFrame(rows, index=compared.index, columns=names, dtype=object)
-    return Compared(epoch if len(rows) else 0, compared, frame, distributions, allowed)
+    searched = int((trials.stage == "search").sum())
+    return Compared(epoch if len(rows) else 0, space.epochs, searched, compared, frame, distributions, allowed)
 
 
 def importance(compared: Compared, seed: int = 0) -> pd.DataFrame:
-    """How much of what decided the accuracy each hyperparameter decided, by two methods.
+    """The importance of the hyperparameters relative to each other, by two methods. Not whether any matters at all.
 
     PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255): how far the distribution of the best tenth (at least five)
     lies from that of all. fANOVA (Hutter et al. 2014, "An efficient approach for assessing hyperparameter
@@ -114,11 +124,13 @@ def importance(compared: Compared, seed: int = 0) -> pd.DataFrame:
 
     One row a scope, hyperparameter and method: scope, hyperparameter, method, value (a share in [0, 1]: they sum to 1
     in a scope and method), low, high (95 % percentile interval of 40 bootstrap draws of trials, which never leaves the
-    value out), trials, epoch. The scope `all trials` holds what every trial has; one named after an option, `sgd`, the
-    trials of that option with what they have. Of more than 150 trials in a scope, 150 drawn by the seed are taken.
+    value out), by_chance (the largest share of any hyperparameter once the accuracies are shuffled among the trials,
+    median of 20 times: what a value must exceed to mean anything), trials, epoch. The scope `all trials` holds what
+    every trial has; one named after an option, `sgd`, the trials of that option with what they have. Of more than 150
+    trials in a scope, 150 drawn by the seed are taken.
     No rows where a scope has fewer than ten trials, equal accuracies, or fewer than two hyperparameters that vary.
     """
-    columns = ["scope", "hyperparameter", "method", "value", "low", "high", "trials", "epoch"]
+    columns = ["scope", "hyperparameter", "method", "value", "low", "high", "by_chance", "trials", "epoch"]
     rows = []
     random = np.random.default_rng(seed)
     for scope, members, names in _scopes(compared):
@@ -128,46 +140,51 @@ def importance(compared: Compared, seed: int = 0) -> pd.DataFrame:
         accuracy = compared.trials.val_accuracy[members]
         if len(members) < MIN_TRIALS or len(names) < 2 or accuracy.nunique() < 2:
             continue
-        frozen = _frozen(compared, members, names)
+        frozen = _frozen(compared, members, names, accuracy)
         whole = _shares(frozen, seed)
         drawn = [_shares([frozen[k] for k in random.integers(len(frozen), size=len(frozen))], seed)
                  for _ in range(DRAWS)]  # fmt: skip
+        chance = [_shares(_frozen(compared, members, names, random.permutation(accuracy)), seed)
+                  for _ in range(SHUFFLES)]  # fmt: skip
         for method, name in itertools.product(whole, names):
             value = whole[method][name]
             draws = [share[method][name] for share in drawn if method in share]
             low, high = np.quantile([value, *draws], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-            rows.append([scope, name, method, value, min(low, value), max(high, value), len(members), compared.epoch])
+            largest = [max(share[method].values()) for share in chance if method in share] or [math.nan]
+            rows.append([scope, name, method, value, min(low, value), max(high, value), float(np.median(largest)),
+                         len(members), compared.epoch])  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
 def edges(compared: Compared) -> pd.DataFrame:
     """Where the best trials lie in the range of each number that was searched, and whether to widen it.
 
-    One row a hyperparameter that five trials or more have: hyperparameter, low, high, log (whether it was searched on
-    that scale), best (the best trial's value), best_position, top_position (median of the best fifth; both 0 low, 1
-    high on the scale searched), widen ("below" or "above" where one of the two positions lies within 5 % of that edge
-    and the vocabulary has values beyond it, else null), trials, epoch. A number that does not matter has its best
-    trial that near to an edge one time in ten; the median is the better witness.
+    Of the trials that ran to their end, by the best of all their epochs. One row a hyperparameter that five of them or
+    more have: hyperparameter, low, high, log (whether it was searched on that scale), best (the best trial's value),
+    best_position, top_position (median of the best fifth, three trials at least; both 0 low, 1 high on the scale
+    searched), widen ("below" or "above" where top_position lies within 5 % of that edge and the vocabulary has values
+    beyond it, else null), trials. The best trial alone is no ground to widen a range: of a number that does not matter
+    it lies that near to an edge one time in ten.
     """
-    columns = ["hyperparameter", "low", "high", "log", "best", "best_position", "top_position", "widen", "trials",
-               "epoch"]  # fmt: skip
+    columns = ["hyperparameter", "low", "high", "log", "best", "best_position", "top_position", "widen", "trials"]
     rows = []
     for name, values in compared.parameters.items():
         distribution, allowed = compared.distributions[name], compared.allowed[name]
-        accuracy = compared.trials.val_accuracy[values.notna()].sort_values(ascending=False, kind="stable")
+        accuracy = compared.trials.final[values.notna()].dropna().sort_values(ascending=False, kind="stable")
         if isinstance(distribution, CategoricalDistribution) or len(accuracy) < MIN_FOR_EDGES or accuracy.nunique() < 2:
             continue
         low, high = float(distribution.low), float(distribution.high)
         position = compared.position(name)[accuracy.index]
-        best, top = float(position.iloc[0]), float(position.iloc[: math.ceil(len(position) / 5)].median())
+        fifth = max(MIN_FIFTH, math.ceil(TOP_FIFTH * len(position)))
+        best, top = float(position.iloc[0]), float(position.iloc[:fifth].median())
         open_below, open_above = (allowed is None or low > allowed.low), (allowed is None or high < allowed.high)
         widen: str | None = None
-        if open_below and min(best, top) <= EDGE:
+        if open_below and top <= EDGE:
             widen = "below"
-        elif open_above and max(best, top) >= 1 - EDGE:
+        elif open_above and top >= 1 - EDGE:
             widen = "above"
         rows.append([name, low, high, distribution.log, float(values[accuracy.index[0]]), best, top, widen,
-                     len(accuracy), compared.epoch])  # fmt: skip
+                     len(accuracy)])  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -197,27 +214,23 @@ def rank_correlation(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame
 
     Of validation accuracy at the epoch with the best of all epochs, over the search's trials that completed the full
     length. Those are the ones that were not stopped, which differ less than all that were tried: over all, it may have
-    been higher. Columns: epoch, correlation, low, high (95 %, Bonett & Wright 2000, doi:10.1007/BF02294183: with five
-    trials a bootstrap is too narrow; NaN where the order is the same or the reverse), trials. No rows for fewer than
-    four trials, nor for an epoch whose accuracies are all equal.
+    been higher. Columns: epoch, correlation, low, high (95 %, Bonett & Wright 2000, doi:10.1007/BF02294183: with few
+    trials a bootstrap is too narrow), trials. No rows for fewer than eight trials, nor for an epoch whose accuracies
+    are all equal, or in the very order of the end or its reverse: that has no interval.
     """
     done = trials[(trials.stage == "search") & (trials.status == "completed")]
     done = done[done.epochs == done.max_epochs.max()]
     curves = epochs[epochs.trial_id.isin(done.trial_id)].pivot(index="trial_id", columns="epoch", values="val_accuracy")
     rows = []
-    for epoch, accuracy in curves.items() if len(curves) > 3 else ():
+    for epoch, accuracy in curves.items() if len(curves) >= MIN_RANKED else ():
         final = curves.max(axis=1)
         if accuracy.nunique() > 1 and final.nunique() > 1:
             rho = float(stats.spearmanr(accuracy, final).statistic)
-            rows.append([epoch, rho, *_interval(rho, len(curves)), len(curves)])
+            if abs(rho) < 1 - 1e-9:
+                half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt((1 + rho**2 / 2) / (len(curves) - 3))
+                low, high = (math.tanh(math.atanh(rho) + side) for side in (-half, half))
+                rows.append([epoch, rho, low, high, len(curves)])
     return pd.DataFrame(rows, columns=["epoch", "correlation", "low", "high", "trials"])
-
-
-def _interval(rho: float, n: int) -> tuple[float, float]:
-    if abs(rho) > 1 - 1e-9:
-        return math.nan, math.nan
-    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt((1 + rho**2 / 2) / (n - 3))
-    return math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
 
 
 def _in_order(trials: pd.DataFrame) -> pd.DataFrame:
@@ -270,17 +283,16 @@ def _scopes(compared: Compared) -> Iterator[tuple[str, pd.Index, list[str]]]:
         yield option, members, list(has.columns[has.loc[members].all()])
 
 
-def _frozen(compared: Compared, members: pd.Index, names: list[str]) -> list[FrozenTrial]:
+def _frozen(compared: Compared, members: pd.Index, names: list[str], accuracy: npt.ArrayLike) -> list[FrozenTrial]:
     """Optuna's trials, with numbers at their positions: its fANOVA would take a logarithmic range for a linear one."""
     values, distributions = compared.parameters.loc[members, names].copy(), dict(compared.distributions)
     for name in names:
         if isinstance(distributions[name], FloatDistribution):
             values[name], distributions[name] = compared.position(name)[members], FloatDistribution(0, 1)
     of: dict[str, BaseDistribution] = {name: distributions[name] for name in names}
-    accuracy = compared.trials.val_accuracy[members]
     return [
         optuna.trial.create_trial(params=row, distributions=of, value=value)
-        for row, value in zip(values.to_dict("records"), accuracy, strict=True)
+        for row, value in zip(values.to_dict("records"), np.asarray(accuracy).tolist(), strict=True)
     ]
 
 

@@ -12,6 +12,7 @@ from analysis.failures import CATEGORIES, Change, mended_and_broken, sample
 from analysis.statistics import Standing
 
 SHOWN = 3  # of the worst and of the others, in each category
+OWN = 6  # of the best configuration's errors, of the worst and of the others
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,20 @@ def pairs(predictions: pd.DataFrame, failed: pd.DataFrame, standings: Sequence[S
             of = [s.trials.set_index("seed").trial_id[shared[0]] for s in (worse, better)]
             change = mended_and_broken(predictions, worse.name, better.name)
             found.append(Pair(worse, better, (of[0], of[1]), shared[0], change, _decks(failed, of[0], of[1])))
+    return found
+
+
+def own_errors(failed: pd.DataFrame, trial: str) -> pd.DataFrame:
+    """The errors of one network that are shown with all their maps, as `failures.sample` gives them."""
+    return sample(failed[failed.trial_id == trial], OWN)
+
+
+def on_show(two: Sequence[Pair], failed: pd.DataFrame, best: str | None) -> dict[str, set[int]]:
+    """By trial, the images that cards show: of the pairs, and the errors of `best`, a trial, whatever the pairs."""
+    found = {} if best is None else {best: set(own_errors(failed, best).image.astype(int))}
+    for pair in two:
+        for trial in pair.trials:
+            found[trial] = found.get(trial, set()) | pair.images
     return found
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup, escape
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from analysis.blocks import Picture, Section
 from analysis.evidence import gather
@@ -29,7 +31,7 @@ from study.records import RecordError, read_json, write_whole
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
-TOP = 6  # configurations that are compared two by two
+TOP = 8  # configurations that are compared two by two
 
 
 class InputError(ValueError):
@@ -50,10 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (got := getattr(options, option)) < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
         folder = find(options.results, options.name)
-        with Console(stderr=True).status("Making tables, figures and page") as status:
-            path = build(
-                folder, options.top, options.stress_images, lambda said: status.update(f"Making the page: {said}")
-            )
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("tables")
+
+            def step(said: str, done: int = 0, of: int = 1) -> None:
+                progress.update(task, description=said, completed=done, total=of)
+
+            path = build(folder, options.top, options.stress_images, step)
     except (InputError, RecordError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -78,7 +84,7 @@ def _created(path: Path) -> str:
         return ""  # a broken study is nobody's default, and is complained of when it is named
 
 
-def build(folder: Path, top: int = TOP, stressed: int = STRESSED, step: Step = lambda said: None) -> Path:
+def build(folder: Path, top: int = TOP, stressed: int = STRESSED, step: Step = lambda said, done=0, of=1: None) -> Path:
     """Write tables, figures, report.md and report.html into the study's folder; the page's path.
 
     The best `top` configurations are compared, `stressed` of the test images corrupted; `step` is told what is being
@@ -110,11 +116,14 @@ def render(template: str, made: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": plain, "caption": lambda text: linked(plain(text), FILES, "[{name}]({path})")}
+    files = {plain(name): path for name, path in FILES.items()}
+    environment.filters |= {"plain": plain, "caption": lambda text: linked(plain(text), files, "[{name}]({path})")}
     if template.endswith(".html.j2"):
         environment.finalize = lambda value: _unbroken(value) if type(value) is str else value
         environment.filters["caption"] = _caption
-    return environment.get_template(template).render(page=made)
+    pngs: dict[bytes, int] = {}  # each once in the page, however many cards show it: the place of each is its name
+    environment.filters["stored"] = lambda png: pngs.setdefault(png, len(pngs))
+    return environment.get_template(template).render(page=made, pngs=pngs, base64=lambda png: b64encode(png).decode())
 
 
 def _caption(text: str) -> Markup:

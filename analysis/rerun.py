@@ -5,11 +5,11 @@ Of trials whose weights are gone, the tables keep what an earlier report found: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from analysis import attention, calibration, corruptions, stress, tables
+from analysis import attention, calibration, corruptions, statistics, stress, tables
 from analysis.forward import Networks
-from analysis.pairs import Pair
 from analysis.schemas import KEY
 from study.config import TrialConfig
 from study.data import Bytes, Splits
@@ -30,8 +29,13 @@ INSPECTED = 100  # errors of each confirmed trial whose maps are measured, and a
 STRESSED = 1000  # test images that are corrupted: FashionCNN takes some 20 s of a core for them
 KEY_NAMES = [field.name for field in KEY]
 
-Step = Callable[[str], None]
 Mask = npt.NDArray[np.bool_]
+
+
+class Step(Protocol):
+    """Is told what is being done, and how much of it is."""
+
+    def __call__(self, said: str, done: int = 0, of: int = 1) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,7 @@ class Rerun:
         """The table `attention`: maps of a sample of errors and of matched correct images."""
         samples = {trial: _sample(self.of[trial], images) for trial in self.there}
         shared = (images.pixels, images.masks)
-        self.step(f"where {len(self.there)} networks look")
-        found = self._over(_inspect, samples.__getitem__, shared, attention)
+        found = self._over(f"where {len(self.there)} networks look", _inspect, samples, shared, attention)
         order = pd.Series(images.table.index)
         for trial, rows in found.items():
             matched = rows.matched.map(order, na_action="ignore").astype("Int32")
@@ -89,15 +92,16 @@ class Rerun:
 
     def checks(self, images: Images) -> pd.DataFrame:
         """The table `attention_checks`: whether the maps are to be trusted."""
-        self.step(f"whether the maps of {len(self.there)} networks are to be trusted")
-        return self._table("attention_checks", self._over(_check, _nothing, (images.pixels,), attention))
+        wrong = {trial: _wrong(self.of[trial], images) for trial in self.there}
+        said = f"whether the maps of {len(self.there)} networks are to be trusted"
+        found = self._over(said, _check, wrong, (images.pixels,), attention, statistics)
+        return self._table("attention_checks", found)
 
-    def maps(self, images: Images, two: Sequence[Pair]) -> dict[str, pd.DataFrame]:
+    def maps(self, images: Images, on_show: Mapping[str, set[int]]) -> dict[str, pd.DataFrame]:
         """By trial, the maps that cards show, indexed by image: 28×28, predicted and true."""
-        self.step("maps of the images on show")
-        wanted = {trial: _on_show(trial, two, self.of[trial], images) for trial in self.there}
-        trials = [trial for trial in self.there if len(wanted[trial])]
-        found = dict(self.networks.over(trials, _maps, wanted.__getitem__, (images.pixels,), attention))
+        rows = {trial: _on_show(self.of[trial], on_show.get(trial, set()), images) for trial in self.there}
+        wanted = {trial: of for trial, of in rows.items() if len(of)}
+        found = self._over("maps of the images on show", _maps, wanted, (images.pixels,), attention)
         return {
             trial: rows.assign(image=wanted[trial].image.to_numpy()).set_index("image") for trial, rows in found.items()
         }
@@ -107,14 +111,15 @@ class Rerun:
         chosen = np.sort(np.random.default_rng(SEED).permutation(len(images.pixels))[:most])
         labels = images.table.label.cat.codes.to_numpy(np.uint8)[chosen]
         shared = (images.pixels[chosen], labels, images.table.index.to_numpy()[chosen])
-        self.step(f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions")
-        return self._table("stress", self._over(_stress, self.precision.__getitem__, shared, stress, corruptions))
+        said = f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions"
+        precision = {trial: self.precision[trial] for trial in self.there}
+        return self._table("stress", self._over(said, _stress, precision, shared, stress, corruptions))
 
     def calibration(self, splits: Splits) -> pd.DataFrame:
         """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
-        self.step(f"how far {len(self.there)} networks are to be believed")
         shared = (splits.val_images, splits.val_labels)
-        fitted = self._over(_fit, _nothing, shared, calibration)
+        said = f"how far {len(self.there)} networks are to be believed"
+        fitted = self._over(said, _fit, dict.fromkeys(self.there), shared, calibration)
         temperatures = pd.Series(
             {trial: float(rows.temperature.iloc[0]) for trial, rows in fitted.items()}, dtype=float
         )
@@ -124,9 +129,15 @@ class Rerun:
         return self._write("calibration", found.merge(self._keys(), on="trial_id"))
 
     def _over(
-        self, work: Callable[..., pd.DataFrame], each: Callable[[str], Any], shared: Any, *sources: ModuleType
+        self, said: str, work: Callable[..., pd.DataFrame], own: Mapping[str, Any], shared: Any, *sources: ModuleType
     ) -> dict[str, pd.DataFrame]:
-        return dict(self.networks.over(self.there, work, each, shared, *sources))
+        """What `work` finds of each trial in `own`, with what is the trial's."""
+        self.step(said, 0, len(own))
+        found: dict[str, pd.DataFrame] = {}
+        for trial, rows in self.networks.over(list(own), work, own.__getitem__, shared, *sources):
+            found[trial] = rows
+            self.step(said, len(found), len(own))
+        return found
 
     def _table(self, name: str, found: dict[str, pd.DataFrame]) -> pd.DataFrame:
         """What was found of each trial, and what is kept of those without weights."""
@@ -149,10 +160,6 @@ class Rerun:
         return tables.earlier(self.folder, table).merge(self.lost[same].drop_duplicates(), on=same)
 
 
-def _nothing(trial: str) -> None:
-    return None
-
-
 def _by_place(predictions: pd.DataFrame, images: Images) -> pd.DataFrame:
     """A trial's predictions with each image's row among the pixels in place of its number."""
     return predictions.assign(image=predictions.image.map(images.places)).sort_values("image")
@@ -163,9 +170,14 @@ def _sample(predictions: pd.DataFrame, images: Images) -> pd.DataFrame:
     return attention.matched_sample(_by_place(predictions, images), areas, INSPECTED, SEED)
 
 
-def _on_show(trial: str, two: Sequence[Pair], predictions: pd.DataFrame, images: Images) -> pd.DataFrame:
+def _wrong(predictions: pd.DataFrame, images: Images) -> Mask:
+    """Which of the images the trial gets wrong, (N,)."""
+    by_place = _by_place(predictions, images)
+    return np.asarray(by_place.label != by_place.predicted)
+
+
+def _on_show(predictions: pd.DataFrame, wanted: set[int], images: Images) -> pd.DataFrame:
     """The images of which cards show the trial's maps: image, row, label, predicted."""
-    wanted = {image for pair in two if trial in pair.trials for image in pair.images}
     rows = predictions[predictions.image.isin(wanted)].sort_values("image")[["image", "label", "predicted"]]
     return rows.assign(row=rows.image.map(images.places)).reset_index(drop=True)
 
@@ -177,8 +189,8 @@ def _inspect(network: nn.Module, config: TrialConfig, own: pd.DataFrame, shared:
     return attention.inspect(network, shared[0], own, shared[1], config.mean, config.std, SEED)
 
 
-def _check(network: nn.Module, config: TrialConfig, own: None, shared: tuple[Bytes]) -> pd.DataFrame:
-    return attention.checks(network, shared[0], config.mean, config.std, SEED)
+def _check(network: nn.Module, config: TrialConfig, own: Mask, shared: tuple[Bytes]) -> pd.DataFrame:
+    return attention.checks(network, shared[0], own, config.mean, config.std, SEED)
 
 
 def _stress(network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, Bytes, Any]) -> pd.DataFrame:

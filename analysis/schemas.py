@@ -231,7 +231,7 @@ CALIBRATION = _schema(
 )
 CLAIMS = _schema("One row a conclusion of the two sources.", [*OF_STUDY, *_measured(verdicts.COLUMNS)])
 IMPORTANCE = _schema(
-    "One row a scope of the search, hyperparameter and method: how much of what decided the accuracy it decided.",
+    "One row a scope of the search, hyperparameter and method: its importance relative to the others of the space.",
     [
         *OF_STUDY,
         _field("scope", TEXT, "all trials, or those of the option with the hyperparameter"),
@@ -240,6 +240,7 @@ IMPORTANCE = _schema(
         _field("value", REAL, "share in [0, 1]; they sum to 1 in a scope and method"),
         _field("low", REAL, "low end of the 95 % interval over bootstrap draws of trials"),
         _field("high", REAL, "high end"),
+        _field("by_chance", REAL, "the largest share of any, accuracies shuffled; median of 20", null=True),
         _field("trials", WHOLE, "trials it is estimated from"),
         _field("epoch", WHOLE, "trials are compared by their best validation accuracy up to this epoch"),
     ],

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.tree import DecisionTreeRegressor
 
+from analysis.effects import holm
 from analysis.statistics import Reals
 
 Flags = npt.NDArray[np.bool_]
@@ -29,8 +30,9 @@ class Slice:
     """A part of the test set that a rule on the descriptors describes, confirmed on images that it was not found on.
 
     `rate` and `outside` are means, inside the slice and over all other images, on the half that confirms: of the error
-    rate, or of the difference in it where two configurations are compared. `n` images of the slice lie in that half.
-    `found_rate` and `found_n` are of the half that it was found on. `p` is one-sided, after Holm.
+    rate, or of the difference in it where two configurations are compared. `expected` is what `rate` would be if the
+    images of each class were as those of the class are on that half: what the slice's classes alone give. `n` images of
+    the slice lie in that half, `found_n` in the other. `p` is one-sided, after Holm.
     """
 
     rule: str
@@ -38,53 +40,57 @@ class Slice:
     n: int
     rate: float
     outside: float
+    expected: float
     found_n: int
-    found_rate: float
     p: float
 
-    @property
-    def lift(self) -> float | None:
-        """rate / outside; None where outside is not above zero."""
-        return self.rate / self.outside if self.outside > 0 else None
 
+def find(descriptors: pd.DataFrame, wrong: npt.ArrayLike, label: npt.ArrayLike, seed: int = 0) -> list[Slice]:
+    """Parts of the test set with more errors than their classes account for, most errors first.
 
-def find(descriptors: pd.DataFrame, wrong: npt.ArrayLike, seed: int = 0) -> list[Slice]:
-    """Parts of the test set with more errors than the rest, most first.
+    `wrong` (N,) is the share of seeds that fail on the image of each row of the descriptors, in [0, 1]; `label` (N,)
+    its class.
 
-    `wrong` (N,) is the share of seeds that fail on the image of each row of the descriptors, in [0, 1].
-
-    A regression tree of depth 3 on one half of the images, pruned where a split does no better than on noise (`SPLIT`);
-    its leaves that are worse than the mean are tested on the other half. One-sided permutation test of the mean, with
-    images as units and Holm's correction over the leaves: Fisher's exact test where there is one seed. The probability
-    to report any slice where errors have nothing to do with the descriptors is below `FAMILY_ERROR`.
+    A regression tree of depth 3 on one half of the images, of what is wrong less the error rate of the class there;
+    pruned where a split does no better than on noise (`SPLIT`). Its leaves with more errors than that are tested on
+    the other half: whether the mean is above 0, by flipping signs, and above that of other images of the same classes,
+    by exchanging images within each class. One-sided; the larger p is the leaf's, and Holm's correction is over the
+    leaves. The probability to report any slice where errors have nothing to do with the descriptors is below
+    `FAMILY_ERROR`.
     """
-    return _find(descriptors, np.asarray(wrong, np.float64), seed)
+    return _find(descriptors, np.asarray(wrong, np.float64), np.asarray(label), seed)
 
 
-def find_worse(descriptors: pd.DataFrame, wrong_a: npt.ArrayLike, wrong_b: npt.ArrayLike, seed: int = 0) -> list[Slice]:
-    """Where `a` is worse than `b`, and by more than elsewhere: as `find`, of wrong_a - wrong_b for each image."""
-    return _find(descriptors, np.asarray(wrong_a, np.float64) - np.asarray(wrong_b, np.float64), seed)
+def find_worse(
+    descriptors: pd.DataFrame, wrong_a: npt.ArrayLike, wrong_b: npt.ArrayLike, label: npt.ArrayLike, seed: int = 0
+) -> list[Slice]:
+    """Where `a` is worse than `b`, and by more than on other images of the same classes: as `find`, of the difference
+    wrong_a - wrong_b for each image.
+    """
+    difference = np.asarray(wrong_a, np.float64) - np.asarray(wrong_b, np.float64)
+    return _find(descriptors, difference, np.asarray(label), seed)
 
 
-def _find(descriptors: pd.DataFrame, value: Reals, seed: int) -> list[Slice]:
+def _find(descriptors: pd.DataFrame, value: Reals, label: npt.NDArray[np.generic], seed: int) -> list[Slice]:
     rng = np.random.default_rng(seed)
     # Every other image by value, in random order where values are equal: both halves hold the same share of errors.
     finding = np.zeros(len(value), bool)
     finding[np.lexsort((rng.permutation(len(value)), value))[::2]] = True
     least = max(10, round(LEAST * finding.sum()))
     model = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=least, random_state=seed)
-    tree = model.fit(descriptors[finding], value[finding]).tree_
+    excess = value - pd.Series(value).where(finding).groupby(label).transform("mean").to_numpy()
+    tree = model.fit(descriptors[finding], excess[finding]).tree_
     tested = []
     for bounds in _leaves(tree, 0, {}):
         rule, inside = _rule(descriptors, bounds)
-        found, ours, theirs = value[inside & finding], value[inside & ~finding], value[~inside & ~finding]
-        if min(len(found), len(ours), len(theirs)) and found.mean() > max(value[finding].mean(), 0):
-            p = _permutation_test(ours, theirs, rng)
-            rate, outside, found_rate = (float(part.mean()) for part in (ours, theirs, found))
-            tested.append(Slice(rule, inside, len(ours), rate, outside, len(found), found_rate, p))
-    tested.sort(key=lambda s: s.p)
-    corrected = np.maximum.accumulate([min(1, (len(tested) - k) * s.p) for k, s in enumerate(tested)])  # Holm 1979
-    kept = [replace(s, p=float(p)) for s, p in zip(tested, corrected, strict=True) if p <= FAMILY_ERROR and s.rate > 0]
+        found, ours, theirs = inside & finding, inside & ~finding, ~inside & ~finding
+        if min(found.sum(), ours.sum(), theirs.sum()) and excess[found].mean() > 0 and value[found].mean() > 0:
+            p, expected = _above_its_classes(value[~finding], label[~finding], inside[~finding], rng)
+            p = max(p, _above_zero(value[ours], rng))
+            rate, outside = float(value[ours].mean()), float(value[theirs].mean())
+            tested.append(Slice(rule, inside, int(ours.sum()), rate, outside, expected, int(found.sum()), p))
+    corrected = holm([s.p for s in tested])
+    kept = [replace(s, p=p) for s, p in zip(tested, corrected, strict=True) if p <= FAMILY_ERROR]
     return sorted(kept, key=lambda s: -s.rate)
 
 
@@ -113,12 +119,29 @@ def _rule(descriptors: pd.DataFrame, bounds: Bounds) -> tuple[str, Flags]:
     return " and ".join(words), inside
 
 
-def _permutation_test(inside: Reals, outside: Reals, rng: np.random.Generator) -> float:
-    """One-sided p of the mean inside being no larger than outside (Phipson & Smyth 2010, doi:10.2202/1544-6115.1585).
+def _above_its_classes(
+    value: Reals, label: npt.NDArray[np.generic], inside: Flags, rng: np.random.Generator
+) -> tuple[float, float]:
+    """One-sided p of the mean inside being no larger than its classes make it, and what they make it.
 
-    Which images lie inside is shuffled. How many of each value then do is multivariate hypergeometric, and there are
-    few values: shares of seeds.
+    Which images of each class lie inside is shuffled (Phipson & Smyth 2010, doi:10.2202/1544-6115.1585). How many of
+    each value then do is multivariate hypergeometric, and there are few values: shares of seeds.
     """
-    values, counts = np.unique(np.concatenate([inside, outside]), return_counts=True)
-    sums = rng.multivariate_hypergeometric(counts, len(inside), size=PERMUTATIONS) @ values
-    return float((1 + (sums >= inside.sum() - 1e-9).sum()) / (1 + PERMUTATIONS))
+    sums, expected = np.zeros(PERMUTATIONS), 0.0
+    for name in np.unique(label[inside]):
+        of = label == name
+        values, counts = np.unique(value[of], return_counts=True)
+        sums += rng.multivariate_hypergeometric(counts, inside[of].sum(), size=PERMUTATIONS) @ values
+        expected += float(inside[of].mean() * value[of].sum())
+    return _share(sums, value[inside]), expected / int(inside.sum())
+
+
+def _above_zero(value: Reals, rng: np.random.Generator) -> float:
+    """One-sided p of a mean that is no larger than 0: each value's sign is drawn at random."""
+    values, counts = np.unique(np.abs(value), return_counts=True)
+    return _share((2 * rng.binomial(counts, 0.5, (PERMUTATIONS, len(counts))) - counts) @ values, value)
+
+
+def _share(sums: Reals, value: Reals) -> float:
+    """How often sums by chance are as large as that of the values, counting one more."""
+    return float((1 + (sums >= value.sum() - 1e-9).sum()) / (1 + PERMUTATIONS))

@@ -15,8 +15,8 @@ UNRECORDED = "not recorded"
 
 
 def plain(text: str) -> str:
-    """Text that Markdown takes as text: one line, no cell borders, no HTML."""
-    return re.sub(r"([|<`])", r"\\\1", " ".join(str(text).split()))
+    """Text that Markdown takes as text: one line, no cell borders, no HTML, no links, no pictures, no emphasis."""
+    return re.sub(r"([\\|<`\[\]!*_])", r"\\\1", " ".join(str(text).split()))
 
 
 def linked(caption: str, files: dict[str, str], link: str) -> str:
@@ -24,7 +24,7 @@ def linked(caption: str, files: dict[str, str], link: str) -> str:
 
     `files` is where each table is; `link` the form of a link, with {name} and {path}.
     """
-    names = "|".join(map(re.escape, files))
+    names = "|".join(map(re.escape, sorted(files, key=len, reverse=True)))  # the longest first: one may begin another
 
     def end(found: re.Match[str]) -> str:
         said = re.sub(rf"\b(?:{names})\b", lambda m: link.format(name=m[0], path=files[m[0]]), found[3])
@@ -42,13 +42,15 @@ def label(trial: Any) -> str:
     return f"{trial.model} {trial.hp_optimizer} lr={trial.hp_lr:.2g}"
 
 
-def sure(found: Estimate) -> str:
-    """The interval and the number of seeds, or why there is no interval."""
+def sure(found: Estimate, lost: str) -> str:
+    """The interval and the number of seeds, or why there is no interval; then which seeds are lost."""
     if found.n == 1:
-        return "one seed, so no interval"
-    if found.low is None:
-        return f"{found.n} seeds, all equal, so no interval"
-    return f"95 % interval {interval(found, signed=found.low < 0)}, {found.n} seeds"
+        said = "one seed, so no interval"
+    elif found.low is None:
+        said = f"{found.n} seeds, all equal, so no interval"
+    else:
+        said = f"95 % interval {interval(found, signed=found.low < 0)}, {found.n} seeds"
+    return f"{said}; {lost}" if lost else said
 
 
 def interval(found: Estimate, *, signed: bool = False) -> str:

@@ -69,7 +69,6 @@
   // A cell of a confusion matrix sets the filters; arrow keys move from cell to cell.
   function open(cell) {
     const [configuration, label, predicted] = cell.dataset.cell.split(" ");
-    if (label === predicted) return;
     for (const input of filters.querySelectorAll("select")) input.selectedIndex = 0;
     filters.querySelector("[name=suspect]").checked = false;
     Object.entries({ configuration, label, predicted }).forEach(([name, value]) => {
@@ -95,7 +94,7 @@
   }
 
   for (const cell of document.querySelectorAll("[data-cell]")) {
-    cell.addEventListener("click", () => open(cell));
+    if (cell.tagName === "BUTTON") cell.addEventListener("click", () => open(cell));
     cell.addEventListener("keydown", move);
   }
   for (const side of ["left", "right"]) byId(side).addEventListener("change", choose);

@@ -31,7 +31,14 @@ def the_images(evidence: Evidence) -> Section:
     if settings:
         name = max(settings, key=lambda arm: (settings[arm].strength, arm))
         pictures.append(_augmented(evidence.images, name, settings[name]))
-    return Section(title, [], pictures=pictures)
+    agreement = evidence.images.table.mask_agreement
+    said = (
+        "The foreground, on which area, silhouette and the maps' share of the garment rest, is x > 0, holes filled, "
+        "the largest part. By Otsu's threshold, which leaves dark parts out, it would be another: intersection over "
+        f"union {agreement.mean():.2f} on average, below 0.9 for {int((agreement < 0.9).sum()):,} of "
+        f"{len(agreement):,} test images."
+    )
+    return Section(title, [said], pictures=pictures)
 
 
 def _sample(images: Images) -> Picture:
@@ -48,8 +55,9 @@ def _sample(images: Images) -> Picture:
 
 def _augmented(images: Images, name: str, settings: Augmentation) -> Picture:
     labels, rows = images.table.label.cat.codes.to_numpy(), []
+    shown = [k for k in AUGMENTED if k in labels] or [int(labels[0])]  # a small test set may lack a class
     generator = torch.Generator().manual_seed(SEED)
-    for k in AUGMENTED:
+    for k in shown:
         first = images.pixels[np.flatnonzero(labels == k)[0]]
         copies = torch.from_numpy(first.copy()).float().div(255).expand(EACH - 1, 1, *first.shape)
         drawn = augment(copies.clone(), settings, generator)[:, 0].mul(255).round().byte().numpy()
@@ -62,8 +70,8 @@ def _augmented(images: Images, name: str, settings: Augmentation) -> Picture:
     said = ", ".join(f"{part} {how.format(settings.strength * value)}" for part, (value, how) in parts.items() if value)
     return Picture(
         "augmented",
-        figures.grid(rows, [CLASS_NAMES[k] for k in AUGMENTED]),
-        f"Four test images, each followed by {EACH - 1} random draws of the augmentation of {name}.",
+        figures.grid(rows, [CLASS_NAMES[k] for k in shown]),
+        f"{len(shown)} test images, each followed by {EACH - 1} random draws of the augmentation of {name}.",
         f"What the augmentation of {name} makes of an image (the first of each row): {said}. The networks met training "
         "images so changed. Table: trials, hp_augmentation_*.",
     )

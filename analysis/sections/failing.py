@@ -19,7 +19,7 @@ from analysis.words import MISSING, percent, points
 
 CONFUSIONS = 12  # pairs of classes, pooled over configurations
 COLUMNS = 4  # configurations in a table, the best first
-SUSPECTS = 24  # labels on show
+SHOWN = 24  # suspected labels, and images that every network gets wrong
 TITLES = {
     "confident": "confident errors (above 0.9)",
     **{name: f"{first} and {second}" for name, (first, second) in failures.PAIRS.items()},
@@ -34,58 +34,103 @@ TITLES = {
 def what_fails(evidence: Evidence) -> Section:
     title = "What fails"
     if evidence.images is None:
-        return Section(title, ["No configuration has been confirmed, so there are no errors to look at."])
+        return Section(title, ["There are no predictions of confirmed networks to look at."])
     kinds = failures.categories(evidence.predictions, evidence.images.table)
     parts = [
-        _agreement(evidence),
+        _agreement(evidence, evidence.images),
         _kinds(kinds, evidence.standings),
         _confusions(evidence),
         _slices(evidence, evidence.images),
         _suspects(evidence.images),
     ]
-    return Section(title, _summary(kinds, evidence), parts=parts)
+    return Section(title, _summary(evidence), parts=parts)
 
 
 def fails_most(evidence: Evidence) -> str | None:
-    """One sentence for the top of the page: where most errors are."""
-    if evidence.images is None or evidence.failures.empty:
+    """One sentence for the top of the page: where most errors of the best configuration are."""
+    if evidence.images is None:
         return None
-    first = failures.confusions(evidence.predictions).iloc[0]  # of all configurations, pooled
-    upper = evidence.failures.similar_types.mean()
+    best = evidence.standings[0]
+    of = evidence.predictions[evidence.predictions.trial_id.isin(best.trials.trial_id)]
+    found = failures.confusions(of).query("configuration == @best.name")
+    if found.empty:
+        return None
+    kinds = failures.categories(of, evidence.images.table).query("configuration == @best.name")
+    first, similar = found.iloc[0], kinds.set_index("name").loc["similar_types"]
+    said = f"take {first.label} for {first.predicted}, the most frequent confusion"
+    if len(found) > 1 and not first.low > found.high.iloc[1]:
+        second = found.iloc[1]
+        said += f", about as often as {second.label} for {second.predicted} ({second['count']:,})"
+    chance = f"; which classes are missed and answered alone gives {percent(similar.rate / similar.lift, 0)} %"
+    networks = f"its {len(best.trials)} networks" if len(best.trials) > 1 else "its one network"
     return (
-        f"What fails: {first['count']:,} of {len(evidence.failures):,} errors take {first.label} for "
-        f"{first.predicted}, the most frequent confusion; {percent(upper, 0)} % of all errors lie among the five "
-        "upper-body classes or among the three kinds of shoe."
+        f"What fails: of the {int(similar['of']):,} errors of {best.title} in {networks}, {first['count']:,} {said}. "
+        f"{percent(similar.rate, 0)} % lie among the five upper-body classes or among the three kinds of shoe"
+        f"{chance if similar.lift > 0 else ''}."
     )
 
 
-def _summary(kinds: pd.DataFrame, evidence: Evidence) -> list[str]:
+def _summary(evidence: Evidence) -> list[str]:
     n, trials = len(evidence.failures), evidence.predictions.trial_id.nunique()
     if not n:
         return ["No confirmed network makes an error on the test images."]
+    few = [s.title for s in evidence.standings if len(s.trials) == 1]
+    if len(few) == len(evidence.standings):
+        moved = "other images would move them. What another seed would do is not known."
+    else:
+        only = f", other images only for {', '.join(few)}" if few else ""
+        moved = f"other seeds and other images would move them{only}."
     return [
         f"{n:,} errors of {trials} confirmed networks on {evidence.predictions.image.nunique():,} test images. Rates "
-        "are of predictions, an image counting once for each seed; their intervals say how far other seeds and other "
-        "images would move them."
+        f"are of predictions, an image counting once for each seed; their intervals say how far {moved}"
     ]
 
 
-def _agreement(evidence: Evidence) -> Section:
+def _agreement(evidence: Evidence, images: Images) -> Section:
+    """How many networks fail on an image; of a configuration with one, that says nothing of others."""
     status = failures.by_configuration(evidence.predictions)
     rows = []
     for s in evidence.standings:
         of = status[status.configuration == s.name]
-        counts = of.status.value_counts()
-        each = [f"{counts[name]:,} ({percent(counts[name] / len(of))} %)" for name in ("always", "sometimes", "never")]
-        rows.append([s.title, str(of.seeds.iloc[0]), *each])
-    everyone = status.groupby("image")[["seeds_wrong", "seeds"]].sum()
-    networks, wrong = int(everyone.seeds.iloc[0]), everyone.seeds_wrong
+        if of.seeds.iloc[0] > 1:
+            counts = of.status.value_counts()
+            each = [f"{counts[n]:,} ({percent(counts[n] / len(of))} %)" for n in ("always", "sometimes", "never")]
+            rows.append([s.title, str(of.seeds.iloc[0]), *each])
+    wrong, networks = images.table.wrong, int(images.table.trials.iloc[0])
+    if networks == 1:
+        return Section("Always, sometimes, never", ["One network is confirmed: what others get wrong is not known."])
     pooled = [int(which.sum()) for which in (wrong == networks, (wrong > 0) & (wrong < networks), wrong == 0)]
-    each = [f"{count:,} ({percent(count / len(everyone))} %)" for count in pooled]
+    each = [f"{count:,} ({percent(count / len(wrong))} %)" for count in pooled]
     rows.append(["all of them", str(networks), *each])
     columns = ["configuration", "networks", "wrong in every one", "in some", "in none"]
-    caption = "Test images by how many networks of a configuration, one a seed, get them wrong. Table: predictions."
-    return Section("Always, sometimes, never", [], [Table(columns, rows, caption)])
+    caption = (
+        "Test images by how many networks of a configuration, one a seed, get them wrong; of those with two seeds or "
+        "more. Table: predictions."
+    )
+    decks = _wrong_in_all(evidence, images, wrong.index[wrong == networks])
+    return Section("Always, sometimes, never", [], [Table(columns, rows, caption)], decks=decks)
+
+
+def _wrong_in_all(evidence: Evidence, images: Images, which: pd.Index) -> list[Deck]:
+    of = evidence.predictions[evidence.predictions.image.isin(which)]
+    sure = of.groupby("image").confidence.mean().sort_values(ascending=False, kind="stable").head(SHOWN)
+    cards = []
+    for image, confidence in sure.items():
+        said = of.predicted[of.image == image].value_counts()
+        answers = ", ".join(f"{answer} ({count})" for answer, count in said[said > 0].items())
+        title = f"{images.table.label[image]} taken for {answers}"
+        cards.append(_one(images, int(image), title, f"{percent(confidence, 0)} % sure"))
+    caption = (
+        f"{len(cards)} of the {len(which):,} images that every network gets wrong, the highest mean confidence first: "
+        "what they were taken for, in how many networks. Table: predictions."
+    )
+    return [Deck("Wrong in every network", cards, caption)] if cards else []
+
+
+def _one(images: Images, image: int, title: str, said: str) -> Card:
+    """A card of one photo."""
+    alt = f"Test image {image}, labelled {images.table.label[image]}"
+    return Card(title, [Panel(photo(images.at(image)), alt, f"image {image}: {said}")])
 
 
 def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
@@ -99,15 +144,19 @@ def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
         if title == "category":
             what = "Errors of the kind, of how many errors, their share in %, and its interval."
             against = (
-                "How many times as often as if the labels and predictions of the errors were independent; confident "
-                "errors: as often as confidence among the right predictions."
+                "How many times as often as if the label of an error had no say in which other class it is taken for; "
+                "confident errors: as often as confidence among the right predictions."
             )
         else:
             what = (
                 "Errors on the fifth of each class that shows the pattern most, of how many predictions for those "
                 "images, their share in %, and its interval."
             )
-            against = "Error rate with the pattern over that of the other images; each class is on both sides alike."
+            against = (
+                "Error rate with the pattern over that of the other images; each class is on both sides alike. "
+                "Silhouette and distance are held against the class of the label: an image with a wrong label is "
+                "atypical and far by that alone."
+            )
         tables += [
             Table([title, *(s.title for s in shown)], rates, f"{what} Tables: failures, images."),
             Table(
@@ -128,8 +177,8 @@ def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
         + "; ".join(f"{name} {', '.join(f'{s.title} {percent(r.rate, 1)} %' for s, r in zip(shown, of, strict=True))}"
                     for name, of in rows),
         "Share of a configuration's errors in each of the second source's six categories. Bars are 95 % intervals over "
-        "seeds and images; two may "
-        "differ although their bars overlap, for they saw the same images. Table: failures.",
+        "images, and over seeds where there are several; two may differ although their bars overlap, for they saw the "
+        "same images. Table: failures.",
     )  # fmt: skip
     return Section("Kinds of errors, and of images", more, tables, [picture])
 
@@ -160,50 +209,55 @@ def _confusions(evidence: Evidence) -> Section:
     columns = ["label", "taken for", "category", "errors", "% of the label", "% of all errors", "lift"]
     caption = (
         f"The {len(rows)} most frequent of {int((found.configuration == ALL).sum())} confusions that occur, all "
-        "confirmed networks together. Lift: times as often as if the labels and predictions of the errors were "
-        "independent. Table: predictions."
+        "confirmed networks together. Lift: times as often as if the label of an error had no say in which other class "
+        "it is taken for. Table: predictions."
     )
     return Section("Confusions", [], [Table(columns, rows, caption, words=3)])
 
 
 def _slices(evidence: Evidence, images: Images) -> Section:
     how = (
-        "Rules on what the images are like (the descriptors in the table images), found by a regression tree of depth "
-        "3 on one half of the test images and tested on the other: rates are of that half, p is one-sided, after Holm."
+        "Rules on what the images are like (the descriptors in the table images; atypicality and neighbour_distance "
+        "are relative to the class of the label), found by a regression tree of depth 3 on one half of the test "
+        "images, of the errors less the error rate of the class, and tested on the other: rates are of that half, p is "
+        "one-sided, after Holm, against other images of the same classes."
     )
     status = failures.by_configuration(evidence.predictions).set_index(["image", "configuration"])
     wrong = (status.seeds_wrong / status.seeds).unstack().loc[images.table.index]
-    described = images.table[list(DESCRIPTORS)]
+    described, label = images.table[list(DESCRIPTORS)], images.table.label.cat.codes
     best = evidence.standings[0]
     tables = []
-    if found := slices.find(described, wrong[best.name]):
-        rows = [_slice(s, percent(s.rate, 1), percent(s.outside, 1)) for s in found]
-        columns = ["images where", "images", "error %", "elsewhere %", "p"]
-        caption = f"Where {best.title} errs more than elsewhere. Tables: predictions, images."
+    if found := slices.find(described, wrong[best.name], label):
+        rows = [_slice(s, *(percent(rate, 1) for rate in (s.rate, s.expected, s.outside))) for s in found]
+        columns = ["images where", "images", "error %", "by class alone %", "elsewhere %", "p"]
+        caption = (
+            f"Where {best.title} errs more than the classes of the images account for: by class alone, the error rate "
+            "that they would have were each like its class. Tables: predictions, images."
+        )
         tables.append(Table(columns, rows, caption))
     rows = []
     for pair in evidence.pairs:
         if best.name in (pair.a.name, pair.b.name):
             for worse, than in ((pair.a, pair.b), (pair.b, pair.a)):
-                for s in slices.find_worse(described, wrong[worse.name], wrong[than.name]):
-                    less = (points(100 * s.rate), points(100 * s.outside))
+                for s in slices.find_worse(described, wrong[worse.name], wrong[than.name], label):
+                    less = (points(100 * rate) for rate in (s.rate, s.expected, s.outside))
                     rows.append([f"{worse.title} than {than.title}", *_slice(s, *less)])
     if rows:
-        columns = ["errs more often", "on images where", "images", "points", "points elsewhere", "p"]
+        columns = ["errs more often", "on images where", "images", "points", "by class alone", "elsewhere", "p"]
         caption = (
-            "Where the first errs more often than the second, and by more than elsewhere: difference in error rate, in "
-            "percentage points. Tables: predictions, images."
+            "Where the first errs more often than the second, and by more than the classes of the images account for: "
+            "difference in error rate, in percentage points. Tables: predictions, images."
         )
         tables.append(Table(columns, rows, caption, words=2))
     none = [
-        f"None was confirmed: neither where {best.title} errs more than elsewhere, nor where it differs from another "
-        "configuration by more than elsewhere."
+        f"None was confirmed: neither where {best.title} errs more than the classes account for, nor where it differs "
+        "so from another configuration."
     ]
     return Section("Slices", [how, *([] if tables else none)], tables)
 
 
-def _slice(s: Slice, rate: str, outside: str) -> list[str]:
-    return [s.rule, f"{s.n:,}", rate, outside, f"{s.p:.2g}"]
+def _slice(s: Slice, *rates: str) -> list[str]:
+    return [s.rule, f"{s.n:,}", *rates, f"{s.p:.2g}"]
 
 
 def _suspects(images: Images) -> Section:
@@ -211,21 +265,14 @@ def _suspects(images: Images) -> Section:
     text = [
         f"{len(suspects):,} of {len(images.table):,} test labels are suspect: confident learning on the mean "
         "probabilities of all confirmed networks takes them for errors of the label. It is a list to look at, not a "
-        "verdict: what all networks get wrong for the same reason is on it too."
+        "verdict: what all networks get wrong for the same reason is on it too. Atypicality and distance to the "
+        "training images are relative to the class of the label, and so high for such images."
     ]
     cards = [
-        Card(
-            f"Labelled {row.label}",
-            [
-                Panel(
-                    photo(images.at(int(image))),
-                    f"Test image {image}, labelled {row.label}",
-                    f"image {image}: the networks say {row.suggested}; {row.wrong} of {row.trials} wrong",
-                )
-            ],
-        )
-        for image, row in suspects.head(SUSPECTS).iterrows()
-    ]
+        _one(images, int(image), f"Labelled {row.label}",
+             f"the networks say {row.suggested}; {row.wrong} of {row.trials} wrong")
+        for image, row in suspects.head(SHOWN).iterrows()
+    ]  # fmt: skip
     caption = f"The {len(cards)} most suspect labels, the most suspect first. Table: images, suspect_rank."
     decks = [Deck("Most suspect", cards, caption)] if cards else []
     return Section("Labels that may be wrong", text, decks=decks)

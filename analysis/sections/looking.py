@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from analysis.attention import CHECKED
 from analysis.blocks import Card, Deck, Panel, Section, Table
 from analysis.evidence import Evidence
-from analysis.failures import sample
+from analysis.pairs import own_errors
 from analysis.rerun import Images
 from analysis.statistics import Standing, estimate
 from analysis.thumbnails import photo, signed_map
 from analysis.words import MISSING, interval, number, percent, points
 
-SHOWN = 6  # errors of the best configuration, of the worst and of the others
 METHODS = {"grad-cam": "Grad-CAM", "hirescam": "HiResCAM"}
-LEGEND = "Orange cells speak for the class, violet ones against it, white says nothing; one scale for each network."
+LEGEND = "Orange speaks for the class, violet against it, white says nothing; each network and method has one scale."
 
 
 def where_they_look(evidence: Evidence) -> Section:
@@ -24,10 +24,12 @@ def where_they_look(evidence: Evidence) -> Section:
         return Section(title, ["No maps were made."])
     text = [
         "Grad-CAM says which cells of a network's last feature map speak for a class. The maps here are signed and "
-        "measured cell by cell. Whether such a map means anything is checked for every network first, on 64 images.",
+        f"measured cell by cell. Whether such a map means anything is checked for every network first, on {CHECKED} "
+        "images, half of them errors, for the class that it predicts; nothing has checked maps of the true class and "
+        "differences of maps.",
         *(verdict(evidence.checks, s) for s in evidence.standings),
     ]
-    if not evidence.maps:
+    if not evidence.maps and len(evidence.failures):
         text.append("The maps themselves cannot be drawn: the networks' weights are not in the study's folder.")
     tables = [_checks(evidence), _energy(evidence)]
     return Section(title, text, tables, decks=_decks(evidence, evidence.images))
@@ -75,23 +77,25 @@ def _energy(evidence: Evidence) -> Table:
     rows = []
     for s in evidence.standings:
         of = evidence.attention[evidence.attention.trial_id.isin(s.trials.trial_id)]
+        checks = evidence.checks[evidence.checks.trial_id.isin(s.trials.trial_id)]
         for variant, found in of[of.target == "predicted"].groupby("variant"):
             wrong, right = found[found.wrong], found[~found.wrong]
             both = wrong.merge(right, left_on=["trial_id", "image"], right_on=["trial_id", "matched"])
             less = (100 * (both.energy_x - both.energy_y)).groupby(both.trial_id).mean().dropna()
             if less.empty:
                 continue
-            difference = estimate(less.tolist())
+            difference, passed = estimate(less.tolist()), checks[checks.variant == variant].passed
             shares = [percent(found[name].mean(), 1) for name in ("area_share", "centre_energy", "random_energy")]
             rows.append([s.title, METHODS[variant], percent(wrong.energy.mean(), 1), percent(right.energy.mean(), 1),
-                         points(difference.mean), interval(difference, signed=True), *shares])  # fmt: skip
-    columns = ["configuration", "maps", "errors %", "matched correct %", "difference", "95 % interval", "area %",
-               "centre %", "random weights %"]  # fmt: skip
+                         points(difference.mean), interval(difference, signed=True), *shares,
+                         f"{int(passed.sum())} of {len(passed)}"])  # fmt: skip
+    columns = ["configuration", "maps", "errors %", "matched correct %", "difference", "95 % interval", "uniform %",
+               "centre %", "random weights %", "checks passed"]  # fmt: skip
     caption = (
         "Share of the positive evidence for the predicted class that lies on the garment: of errors, and of correctly "
         "classified images of the same class and about the same area. Beside it what maps that know nothing reach: a "
-        "uniform one (the garment's area), a centred one, and that of random weights. Student's t interval over seeds. "
-        "Table: attention."
+        "uniform one (every cell alike, of whatever size), a centred one, and that of random weights. Student's t "
+        "interval over seeds. Where a check is not passed, this is no evidence. Tables: attention, attention_checks."
     )
     return Table(columns, rows, caption, words=2)
 
@@ -120,13 +124,13 @@ def _decks(evidence: Evidence, images: Images) -> list[Deck]:
 
 def _of_network(evidence: Evidence, images: Images, s: Standing, trial: str) -> list[Deck]:
     maps = evidence.maps[trial]
-    failed = evidence.failures[(evidence.failures.trial_id == trial) & evidence.failures.image.isin(maps.index)]
-    chosen, scale = sample(failed, SHOWN), limit(maps.predicted, maps.true)
+    chosen, scale = own_errors(evidence.failures, trial), limit(maps.predicted, maps.true)
+    chosen = chosen[chosen.image.isin(maps.index)]
     both = "hirescam" in maps
     scales = (scale, limit(maps.hirescam) if both else scale)
     seed = int(s.trials.set_index("trial_id").seed[trial])
     decks = []
-    for how, said in (("worst", "the most confident"), ("random", "others, drawn at random,")):
+    for how, said in (("worst", "the most confident"), ("random", "others, drawn at random")):
         cards = []
         for row in chosen[chosen.chosen == how].itertuples():
             image, of = int(row.image), maps.loc[row.image]
@@ -141,6 +145,6 @@ def _of_network(evidence: Evidence, images: Images, s: Standing, trial: str) -> 
                 ],
             ))  # fmt: skip
         if cards:
-            caption = f"{LEGEND} {verdict(evidence.checks, s)} Tables: failures, attention_checks."
-            decks.append(Deck(f"Errors of {s.title}, seed {seed}: {said} of those shown above", cards, caption))
+            caption = f"{verdict(evidence.checks, s)} Tables: failures, attention_checks."
+            decks.append(Deck(f"Errors of {s.title}, seed {seed}: {said}", cards, caption, LEGEND))
     return decks

@@ -1,4 +1,4 @@
-"""What won: the leaderboard, candidates against arms, learning curves."""
+"""What won: the leaderboard, paired differences, learning curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from analysis.words import MISSING, interval, percent, points, setting, start, v
 
 SHOWN = 8  # confirmed configurations in the final comparison and with learning curves, the best first
 REACHED = 0.9  # validation accuracy whose first epoch tells how fast a configuration learns
-COMPARISONS = 12  # of candidates and arms, drawn
+COMPARISONS = 12  # drawn
 
 
 def leaderboard(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
@@ -25,12 +25,14 @@ def leaderboard(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
         found, t = estimate((100 * s.test).tolist()), s.trials
         best = f"{t.best_epoch.median():.0f} of {t.max_epochs.max()}"
         minutes = f"{t.seconds.mean() / 60:.1f}"
-        rows.append([s.title, f"{found.mean:.2f}", interval(found), str(found.n), percent(s.score), best, minutes])
+        seeds = f"{found.n}; {s.lost}" if s.lost else str(found.n)
+        rows.append([s.title, f"{found.mean:.2f}", interval(found), seeds, percent(s.score), best, minutes])
     columns = ["configuration", "test %", "95 % interval", "seeds", "validation %", "best epoch", "minutes a run"]
     one = [] if max(len(s.test) for s in standings) > 1 else ["There is one seed, so there are no intervals."]
     caption = (
         "Mean accuracy over seeds, with Student's t interval of the test accuracy: how far other seeds would move it, "
-        "not other images. Ranked by validation accuracy, so that the test accuracy had no part in the order. "
+        "not other images. Ranked by validation accuracy, so that the test accuracy had no part in the order; what has "
+        "not completed every seed comes last. Validation accuracy is the best of all epochs, and so too high. "
         "Table: trials."
     )
     text = ["Each trained at full length for each seed it shows, and the test images predicted once.", *one]
@@ -55,7 +57,8 @@ def _final_comparison(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Ta
     more = f" The best {SHOWN} of {len(standings)} configurations." if len(standings) > SHOWN else ""
     caption = (
         "Mean over seeds and, in brackets, Student's t interval. Training accuracy and loss are those of the training "
-        f"images without augmentation or dropout, with the weights of the best epoch.{more} Tables: trials, epochs."
+        "images without augmentation or dropout, with the weights of the best epoch. Validation accuracy is the best "
+        f"of all epochs, and so too high.{more} Tables: trials, epochs."
     )
     return Table(["", *(s.title for s in shown)], rows, caption)
 
@@ -81,34 +84,37 @@ def _hyperparameters(standings: Sequence[Standing]) -> list[Table]:
     return [Table(["hyperparameter", *values.columns], rows, caption)] if rows else []
 
 
-def comparisons(standings: Sequence[Standing]) -> Section:
-    title = "Candidates against arms"
-    comparisons = compare(standings)
+def comparisons(standings: Sequence[Standing], reference: str | None) -> Section:
+    title = "Paired differences"
+    comparisons = compare(standings, reference)
     if not comparisons:
-        return Section(title, ["Nothing to compare: no candidate and arm have a seed in common that both completed."])
+        return Section(title, ["Nothing to compare: no two configurations have a seed in common that both completed."])
     rows = []
     for pair in comparisons:
         ahead = f"{int((pair.points > 0).sum())} of {len(pair.points)}"
         rows.append(
             [versus(pair), pair.verdict, points(pair.estimate.mean), interval(pair.estimate, signed=True), ahead]
         )
-    columns = ["candidate less arm", "the candidate is", "points", "95 % interval", "seeds ahead"]
+    columns = ["the first less the second", "the first is", "points", "95 % interval", "seeds ahead"]
     many = (
         " Each interval stands for itself: of twenty comparisons without a difference, one would still be called "
         "better or worse."
         if sum(pair.estimate.low is not None for pair in comparisons) > 1
         else ""
     )
+    arms = f", and every other arm less {reference}" if any(not pair.ours.ours for pair in comparisons) else ""
     caption = (
-        "Test accuracy of the candidate less that of the arm with the same seed, in percentage points: mean, Student's "
-        f"t interval, and for how many seeds the candidate is ahead.{many} Table: trials."
+        f"Test accuracy of a candidate less that of an arm{arms}, with the same seed, in percentage points: mean, "
+        "Student's t interval, and for how many seeds the first is ahead. Where seeds of either failed or diverged, "
+        f"nothing is judged: those that are left are no fair sample.{many} Table: trials."
     )
     table = Table(columns, rows, caption, words=2)
     seeds = [
         figures.Row(s.title, (100 * s.test).tolist(), estimate((100 * s.test).tolist()), s.ours) for s in standings
     ]
     differences = [
-        figures.Row(versus(pair), pair.points.tolist(), pair.estimate, True) for pair in comparisons[:COMPARISONS]
+        figures.Row(versus(pair), pair.points.tolist(), pair.estimate, pair.ours.ours)
+        for pair in comparisons[:COMPARISONS]
     ]
     marks = "Dots are seeds (candidates round, arms square), the bar above them is the interval, its tick the mean."
     pictures = [
@@ -124,8 +130,8 @@ def comparisons(standings: Sequence[Standing]) -> Section:
             "differences",
             figures.dots(differences, "difference, percentage points", zero=True),
             "Paired differences: " + "; ".join(f"{row[0]} {row[2]} points, {row[1]}" for row in rows),
-            "Difference for every seed. Right of the dashed line the candidate is ahead; a bar that crosses the line "
-            "shows no difference. Table: trials.",
+            "Difference for every seed. Right of the dashed line the first is ahead; a bar that crosses the line shows "
+            "no difference. Table: trials.",
         ),
     ]
     return Section(title, [], [table], pictures)

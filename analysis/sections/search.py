@@ -55,16 +55,18 @@ def _best_table(best: pd.DataFrame) -> list[Table]:
 
 
 def what_mattered(evidence: Evidence) -> Section:
-    """Which hyperparameters decided the accuracy, whether the ranges were wide enough, what the cost bought."""
+    """Which hyperparameters mattered most, whether the ranges were wide enough, what the cost bought."""
     title, compared = "What mattered in the search", evidence.compared
     if compared is None:
         return Section(title, ["No trial of the search can be compared."])
     n, arms = len(compared.trials), int(compared.trials.arm.notna().sum())
+    late = " What pays late, as augmentation and schedules may, is underrated."
     text = [
-        f"{n} trials of the search{f', {arms} of them arms,' if arms else ''} compared by their best validation "
-        f"accuracy up to epoch {compared.epoch}, which they reached (a diverged one counts as the worst of them); at "
-        "their own last epochs, what ran longest would seem to matter most. One seed each, and what was tried follows "
-        "the search's own choices: a description, not an experiment."
+        f"{n} of the search's {compared.searched} trials{f', {arms} of them arms,' if arms else ''} are compared, by "
+        f"their best validation accuracy up to epoch {compared.epoch} of {compared.length}, which they reached (a "
+        "diverged one counts as the worst of them); at their own last epochs, what ran longest would seem to matter "
+        f"most.{late if compared.epoch < compared.length else ''} One seed each, and what was tried follows the "
+        "search's own choices: a description, not an experiment."
     ]
     shares = evidence.importance
     tables = [_importance_table(shares)] if len(shares) else []
@@ -81,8 +83,8 @@ def what_mattered(evidence: Evidence) -> Section:
             figures_search.importance(rows),
             f"Importance, {scope}: "
             + "; ".join(f"{r.hyperparameter} {percent(r.value, 0)} % by {r.method}" for r in rows.itertuples()),
-            f"Importance within {scope}. Bars are 95 % bootstrap intervals over trials; where they overlap, which "
-            "mattered more is not shown. Table: importance.",
+            f"Relative importance among the hyperparameters of {scope}, up to epoch {compared.epoch}. Bars are 95 % "
+            "bootstrap intervals over trials; where they overlap, which mattered more is not shown. Table: importance.",
         )
         for place, (scope, rows) in enumerate(shares.groupby("scope", sort=False), start=1)
     ]
@@ -93,35 +95,50 @@ def what_mattered(evidence: Evidence) -> Section:
         for row in wide[wide.widen.notna()].itertuples():
             edge = "lower" if row.widen == "below" else "upper"
             text.append(
-                f"{row.hyperparameter}: the best lie at the {edge} edge of its range, a wider one may hold better."
+                f"{row.hyperparameter}: the best fifth of {row.trials} trials lies at the {edge} edge of its range, a "
+                "wider one may hold better."
             )
-    return Section(title, text, tables, [*pictures, *_course_pictures(evidence)])
+    else:
+        text.append(
+            f"Whether the ranges were wide enough is not shown: it takes {importance.MIN_FOR_EDGES} trials that ran to "
+            "their end."
+        )
+    ranks = importance.rank_correlation(evidence.trials, evidence.epochs)
+    if ranks.empty:
+        text.append(
+            f"How well early epochs foretold the end is not shown: it takes {importance.MIN_RANKED} trials that ran to "
+            "their end and differ."
+        )
+    return Section(title, text, tables, [*pictures, *_course_pictures(evidence, ranks)])
 
 
 def _importance_table(shares: pd.DataFrame) -> Table:
     rows = [
         [row.scope, row.hyperparameter, row.method, percent(row.value, 0),
-         f"{percent(row.low, 0)} to {percent(row.high, 0)}",
-         str(row.trials)]
+         f"{percent(row.low, 0)} to {percent(row.high, 0)}", percent(row.by_chance, 0), str(row.trials)]
         for row in shares.itertuples()
     ]  # fmt: skip
     caption = (
-        "Share of what decided the accuracy, in %: PED-ANOVA asks what sets the best tenth apart, fANOVA what explains "
-        "the variance. With few trials the intervals are wide, and mean it. Table: importance."
+        f"Relative importance among the hyperparameters of the space, up to epoch {shares.epoch.iloc[0]}: shares of "
+        "100 % in each scope and method, which do not say whether any matters. PED-ANOVA asks what sets the best tenth "
+        "apart, fANOVA what explains the variance. By chance: the largest share that any has once the accuracies are "
+        "shuffled among the trials, median of 20 times; a smaller one shows nothing. Table: importance."
     )
-    return Table(["scope", "hyperparameter", "method", "share %", "95 % interval", "trials"], rows, caption, words=3)
+    columns = ["scope", "hyperparameter", "method", "share %", "95 % interval", "by chance %", "trials"]
+    return Table(columns, rows, caption, words=3)
 
 
 def _edges_table(wide: pd.DataFrame) -> Table:
     rows = [
         [row.hyperparameter, f"{row.low:.3g}", f"{row.high:.3g}", f"{row.best:.3g}", percent(row.best_position, 0),
-         percent(row.top_position, 0), row.widen if pd.notna(row.widen) else MISSING]
+         percent(row.top_position, 0), row.widen if pd.notna(row.widen) else MISSING, str(row.trials)]
         for row in wide.itertuples()
     ]  # fmt: skip
-    columns = ["hyperparameter", "low", "high", "best", "best at %", "best fifth at %", "widen"]
+    columns = ["hyperparameter", "low", "high", "best", "best at %", "best fifth at %", "widen", "trials"]
     caption = (
-        "Where the best trial, and the median of the best fifth, lie in the range searched: 0 % is its lower end, "
-        "100 % its upper, on the scale searched. Tables: trials, epochs."
+        "Of the trials that ran to their end, by the best of all their epochs: where the best one, and the median of "
+        "the best fifth (three at least), lie in the range searched; 0 % is its lower end, 100 % its upper, on the "
+        "scale searched. Table: trials."
     )
     return Table(columns, rows, caption)
 
@@ -135,10 +152,10 @@ def _compared_pictures(compared: Compared) -> list[Picture]:
             "slices",
             figures_search.slices(compared),
             f"Validation accuracy against each of {len(compared.parameters.columns)} hyperparameters; the best trial "
-            f"is {best} with {percent(compared.trials.val_accuracy.max())} %.",
-            f"Each panel shows the {len(compared.trials)} trials against one hyperparameter, on the scale searched: "
-            "blue the best three, vermillion the arms. The worst tenth may lie below the panels. A slope shows what "
-            "went with accuracy, not what caused it. Table: trials.",
+            f"up to epoch {compared.epoch} is {best} with {percent(compared.trials.val_accuracy.max())} %.",
+            f"Each panel shows the {len(compared.trials)} trials, up to epoch {compared.epoch}, against one "
+            "hyperparameter on the scale searched: blue the best three, vermillion the arms. The worst tenth may lie "
+            "below the panels. A slope shows what went with accuracy, not what caused it. Table: trials.",
         ),
         Picture(
             "parallel",
@@ -151,7 +168,7 @@ def _compared_pictures(compared: Compared) -> list[Picture]:
     ]
 
 
-def _course_pictures(evidence: Evidence) -> list[Picture]:
+def _course_pictures(evidence: Evidence, ranks: pd.DataFrame) -> list[Picture]:
     course = importance.best_so_far(evidence.trials)
     pictures = []
     if course.best.notna().any():
@@ -168,7 +185,6 @@ def _course_pictures(evidence: Evidence) -> list[Picture]:
                 "Table: trials.",
             )
         )
-    ranks = importance.rank_correlation(evidence.trials, evidence.epochs)
     if len(ranks):
         first = ranks.iloc[0]
         cut = ((evidence.trials.stage == "search") & (evidence.trials.status == "stopped")).any()
@@ -180,7 +196,8 @@ def _course_pictures(evidence: Evidence) -> list[Picture]:
                 f"Rank correlation of validation accuracy at an epoch with the best in the end: "
                 f"{first.correlation:.2f} at epoch {int(first.epoch)}, over {int(first.trials)} trials.",
                 f"How well the order at an epoch foretold the order in the end, among the {int(first.trials)} trials "
-                f"that ran to their end{chosen}. Bars are 95 % intervals. Tables: trials, epochs.",
+                f"that ran to their end{chosen}. Bars are 95 % intervals; an epoch in the very order of the end has "
+                "none and is left out. Tables: trials, epochs.",
             )
         )
     return pictures

@@ -13,6 +13,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from analysis.blocks import Card, Deck, Panel, Section, Table
+from analysis.effects import holm
 from analysis.evidence import Evidence
 from analysis.failures import CATEGORIES, CONFIDENT, NAMES
 from analysis.pairs import SHOWN, Pair
@@ -25,16 +26,21 @@ from analysis.words import interval, percent, points
 from study.data import CLASS_NAMES, SIDE
 
 ALPHA = 0.05  # of McNemar's test
+ALL = "all images"
 LEVELS = (0.5, CONFIDENT, 0.99)  # of confidence, above which the gallery can be filtered
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A configuration's confusion matrix: counts (10, 10) of predictions over all its seeds, rows are labels."""
+    """A configuration's confusion matrix: counts (10, 10) of predictions over all its seeds, rows are labels.
+
+    `report` is its classification report.
+    """
 
     title: str
     seeds: int
     counts: npt.NDArray[np.int64]
+    report: Table
 
     def share(self, label: int, predicted: int) -> float:
         """Of the label's predictions, in [0, 1]."""
@@ -64,10 +70,14 @@ def side_by_side(evidence: Evidence) -> SideBySide | None:
     for s in evidence.standings:
         of = pd.concat([by_trial[t] for t in s.trials.trial_id])
         counts = confusion_matrix(of.label.cat.codes, of.predicted.cat.codes, labels=range(len(CLASS_NAMES)))
-        matrices.append(Matrix(s.title, len(s.trials), counts))
+        matrices.append(Matrix(s.title, len(s.trials), counts, _report(of)))
     place = {s.name: k for k, s in enumerate(evidence.standings)}
     scales = {trial: limit(maps.predicted, maps.true) for trial, maps in evidence.maps.items()}
-    two = [(place[p.a.name], place[p.b.name], _pair(evidence, images, p, by_trial, scales)) for p in evidence.pairs]
+    corrected = holm([p.change.p for p in evidence.pairs])
+    two = [
+        (place[pair.a.name], place[pair.b.name], _pair(evidence, images, pair, p, by_trial, scales))
+        for pair, p in zip(evidence.pairs, corrected, strict=True)
+    ]
     gallery, pictures = _gallery(evidence, images, place)
     return SideBySide(matrices, two, gallery, f"data:image/png;base64,{base64.b64encode(pictures).decode()}")
 
@@ -114,18 +124,24 @@ def _gallery(evidence: Evidence, images: Images, place: dict[str, int]) -> tuple
 
 
 def _pair(
-    evidence: Evidence, images: Images, pair: Pair, by_trial: dict[str, pd.DataFrame], scales: dict[str, float]
-) -> Section:
+    evidence: Evidence, images: Images, pair: Pair, p: float, by_trial: dict[str, pd.DataFrame],
+    scales: dict[str, float],
+) -> Section:  # fmt: skip
+    """`p` is McNemar's, after Holm's correction over all pairs."""
     change, a, b = pair.change, pair.a.title, pair.b.title
     counts = change.images.value_counts()
     seeds = f"{len(change.seeds)} seed{'s' * (len(change.seeds) > 1)}"
-    said = "the two differ" if change.p < ALPHA else "no difference shown"
+    said = "the two differ" if p < ALPHA else "no difference shown"
+    networks, others = "two networks", "Other seeds of the two are not known."
+    if len(change.seeds) > 1:
+        networks = "ensembles, which take the mean probabilities over the seeds"
+        others = "Whether it holds for other seeds, the row “all images” says."
     text = [
         f"From {a} to {b}, over {seeds}: {change.mended:,} predictions mended, {change.broken:,} broken, "
         f"{change.both_wrong:,} wrong in both, {change.both_right:,} right in both.",
-        f"Of the ensembles, which take the mean probabilities over the seeds: {counts['mended']:,} images mended, "
-        f"{counts['broken']:,} broken, {counts['both wrong']:,} wrong in both; McNemar's exact p = {change.p:.2g}, "
-        f"{said} for other images. Whether it holds for other seeds, the last row of the first table says.",
+        f"Of these {networks}: {counts['mended']:,} images mended, {counts['broken']:,} broken, "
+        f"{counts['both wrong']:,} wrong in both; McNemar's exact test, after Holm's correction over "
+        f"{len(evidence.pairs)} pairs: p = {p:.2g}, {said} for other images. {others}",
     ]
     notes = [verdict(evidence.checks, s) for s in (pair.a, pair.b)] if evidence.maps else []
     decks = []
@@ -136,10 +152,10 @@ def _pair(
         if cards:
             caption = (
                 f"Up to {SHOWN} with the most confident error, then a random sample of up to {SHOWN} others. "
-                f"Networks of seed {pair.seed}. {LEGEND if evidence.maps else ''} Table: failures."
+                f"Networks of seed {pair.seed}. Table: failures."
             )
-            decks.append(Deck(_deck_title(name, a, b), cards, caption))
-    return Section(f"{a} and {b}", [*text, *notes], _per_class(evidence, pair), decks=decks)
+            decks.append(Deck(_deck_title(name, a, b), cards, caption, LEGEND if evidence.maps else ""))
+    return Section(f"{a} and {b}", [*text, *notes], [_per_class(evidence, pair)], decks=decks)
 
 
 def _deck_title(name: str, a: str, b: str) -> str:
@@ -167,39 +183,37 @@ def _card(
     return Card(f"{label} ({chosen}): {', '.join(verdicts)}", panels)
 
 
-def _per_class(evidence: Evidence, pair: Pair) -> list[Table]:
-    """Accuracy of each class in both, seed by seed, and the classification report of all their predictions."""
-    reports, recalls = [], []
+def _per_class(evidence: Evidence, pair: Pair) -> Table:
+    """Accuracy of each class in both, and the difference seed by seed."""
+    rights = []
     for s in (pair.a, pair.b):
         of = evidence.predictions[evidence.predictions.trial_id.isin(s.trials.trial_id)]
-        reports.append(_report(of))
-        recalls.append((of.predicted == of.label).groupby([of.seed, of.label], observed=True).mean().unstack())
-    less = (100 * (recalls[1] - recalls[0])).dropna(how="all")
+        right = (of.predicted == of.label).astype(float)
+        by_class = right.groupby([of.seed, of.label], observed=True).mean().unstack()
+        rights.append(by_class.reindex(columns=CLASS_NAMES).assign(**{ALL: right.groupby(of.seed).mean()}))
+    rows = []
+    for name in rights[0]:
+        a, b = (right[name] for right in rights)
+        less = (100 * (b - a)).dropna()
+        if len(less):
+            found = estimate(less.tolist())
+            rows.append([name, percent(a.mean()), percent(b.mean()), points(found.mean), interval(found, signed=True)])
     a, b = pair.a.name, pair.b.name
-    accuracy, report = [], []
-    for name, (p_a, r_a, f_a), (p_b, r_b, f_b) in zip((*CLASS_NAMES, "mean of the classes"), *reports, strict=True):
-        found = estimate((less[name] if name in less else less.mean(axis=1)).dropna().tolist())
-        accuracy.append([name, percent(r_a), percent(r_b), points(found.mean), interval(found, signed=True)])
-        report.append([name, *map(percent, (p_a, p_b, r_a, r_b, f_a, f_b))])
-    return [
-        Table(
-            ["class", f"{a} %", f"{b} %", "difference", "95 % interval"],
-            accuracy,
-            f"Accuracy of each class, all seeds together. The difference, {b} less {a}, is in points and seed by seed, "
-            "with Student's t interval. Each stands for itself: of twenty classes without a difference, one would "
-            "still leave 0 out. Table: predictions.",
-        ),
-        Table(
-            ["class", *(f"{measure} {name}" for measure in ("precision", "recall", "F1") for name in (a, b))],
-            report,
-            "The classification reports, in %, of the predictions of all seeds together. Table: predictions.",
-        ),
-    ]
+    caption = (
+        f"Accuracy of each class, mean over seeds. The difference, {b} less {a}, is in points and seed by seed, with "
+        "Student's t interval. Each stands for itself: of twenty classes without a difference, one would still leave 0 "
+        "out. Table: predictions."
+    )
+    return Table(["class", f"{a} %", f"{b} %", "difference", "95 % interval"], rows, caption)
 
 
-def _report(predictions: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Precision, recall and F1 of each class, and their means, (11, 3); 0 where a class was never predicted."""
+def _report(predictions: pd.DataFrame) -> Table:
+    """Accuracy (which is recall), precision and F1 of each class, of all seeds together, and their means."""
     label, predicted = predictions.label.cat.codes, predictions.predicted.cat.codes
     found = precision_recall_fscore_support(label, predicted, labels=range(len(CLASS_NAMES)), zero_division=0)
-    each = np.stack(found[:3], axis=1)
-    return np.vstack([each, each.mean(axis=0)])
+    each, there = np.stack([found[1], found[0], found[2]], axis=1), found[3] > 0
+    both = zip(each, there, strict=True)
+    rows = [[name, *map(percent, of)] for name, (of, seen) in zip(CLASS_NAMES, both, strict=True) if seen]
+    rows.append(["mean of the classes", *map(percent, each[there].mean(axis=0))])
+    caption = "Classification report, in %, of the predictions of all seeds together. Table: predictions."
+    return Table(["class", "accuracy (recall)", "precision", "F1"], rows, caption)

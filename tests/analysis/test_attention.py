@@ -19,6 +19,7 @@ from study.models import build_model
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MEAN, STD = 0.2860, 0.3530
+WRONG = np.arange(200) % 5 == 0  # of the 200 small test images, said to be errors
 FAMILIES: dict[str, Model] = {
     "fashion_cnn": MODELS["fashion_cnn"],
     "fashion_cnn of four": FashionCNN(channels=(4, 4, 4, 8), hidden=()),
@@ -393,7 +394,7 @@ def test_maps_without_any_difference_are_not_judged() -> None:
 
 def test_the_variant_that_is_exact_is_trusted_the_other_is_not(template: nn.Module, small_splits: Splits) -> None:
     # Grad-CAM takes the mean of a template, near 0, for the weight of every cell: it cannot say which ones matter.
-    found = attention.checks(template, small_splits.test_images, MEAN, STD, seed=0)
+    found = attention.checks(template, small_splits.test_images, WRONG, MEAN, STD, seed=0)
     assert list(found.columns) == list(attention.CHECK_COLUMNS)
     assert (
         found.groupby("variant").check.agg(list).tolist()
@@ -401,8 +402,17 @@ def test_the_variant_that_is_exact_is_trusted_the_other_is_not(template: nn.Modu
     )
     assert ((found.low <= found.value) & (found.value <= found.high) | found.low.isna()).all()
     assert attention.trusted(found) == {"grad-cam": False, "hirescam": True}
-    again = attention.checks(template, small_splits.test_images, MEAN, STD, seed=0)
+    again = attention.checks(template, small_splits.test_images, WRONG, MEAN, STD, seed=0)
     pd.testing.assert_frame_equal(found, again, check_exact=True)
+
+
+@pytest.mark.parametrize(("errors", "others"), [(40, 160), (10, 190), (0, 200), (190, 10)])
+def test_half_of_the_checked_images_are_errors(errors: int, others: int) -> None:
+    wrong = np.arange(errors + others) < errors
+    chosen = attention.checked(wrong, seed=0)
+    assert len(set(chosen)) == len(chosen)
+    assert wrong[chosen].sum() == min(errors, 32)
+    assert (~wrong[chosen]).sum() == min(others, 64 - min(errors, 32))
 
 
 @pytest.mark.parametrize(
@@ -413,7 +423,7 @@ def test_a_network_with_random_weights_is_not_trusted(
 ) -> None:
     monkeypatch.setattr(attention, "CHECKED", 24)
     for seed in range(2):
-        found = attention.checks(build_model(model, seed).eval(), small_splits.test_images, MEAN, STD, seed=0)
+        found = attention.checks(build_model(model, seed).eval(), small_splits.test_images, WRONG, MEAN, STD, seed=0)
         assert not any(attention.trusted(found).values())
         assert found.value.notna().all()
 

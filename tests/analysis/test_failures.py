@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.linear_model import PoissonRegressor
 from sklearn.metrics import classification_report, confusion_matrix
 
 from analysis import failures, slices
@@ -84,7 +85,7 @@ def named_images(found: Slice, descriptors: pd.DataFrame) -> np.ndarray:
 def test_errors_where_contrast_is_low_are_named_so(label: np.ndarray, descriptors: pd.DataFrame) -> None:
     bound = descriptors.contrast.quantile(0.15)
     predictions = study(label, {"arm": np.where(descriptors.contrast <= bound, 0.5, 0.0)}, 3)
-    found = slices.find(descriptors, share_wrong(predictions, "arm"))
+    found = slices.find(descriptors, share_wrong(predictions, "arm"), label)
     assert len(found) == 1
     name, comparison, threshold = found[0].rule.split()
     assert (name, comparison) == ("contrast", "≤")
@@ -99,10 +100,9 @@ def test_errors_where_contrast_is_low_are_named_so(label: np.ndarray, descriptor
 
 def test_a_rule_of_two_descriptors_is_found_whole(label: np.ndarray, descriptors: pd.DataFrame) -> None:
     within = (descriptors.area > descriptors.area.quantile(0.6)) & (descriptors.texture > descriptors.texture.median())
-    found = slices.find(descriptors, np.where(within, 0.6, 0.05))
-    assert len(found) == 1
-    assert {word for word in found[0].rule.split() if word in descriptors} == {"area", "texture"}
-    assert (found[0].images == within).mean() > 0.99
+    found = slices.find(descriptors, np.where(within, 0.6, 0.05), label)
+    assert all({"area", "texture"} <= set(s.rule.split()) for s in found)
+    assert (np.any([s.images for s in found], axis=0) == within).mean() > 0.99
 
 
 def test_flipped_labels_are_ranked_first(label: np.ndarray) -> None:
@@ -128,27 +128,43 @@ def test_a_slice_on_which_one_model_is_worse_is_confirmed(label: np.ndarray, des
     small = descriptors.area <= descriptors.area.quantile(0.2)
     predictions = study(label, {"a": everywhere + 0.02 + 0.15 * small, "b": everywhere}, 3)
     wrong = {arm: share_wrong(predictions, arm) for arm in ("a", "b")}
-    found = slices.find_worse(descriptors, wrong["a"], wrong["b"])
+    found = slices.find_worse(descriptors, wrong["a"], wrong["b"], label)
     assert len(found) == 1
     assert found[0].rule.startswith("area ≤ ")
     assert (found[0].images == small).mean() > 0.95
     assert found[0].rate == pytest.approx(0.17, abs=0.05)
     assert found[0].outside == pytest.approx(0.02, abs=0.02)
-    assert slices.find_worse(descriptors, wrong["b"], wrong["a"]) == [], "better somewhere is not worse elsewhere"
+    assert slices.find_worse(descriptors, wrong["b"], wrong["a"], label) == [], (
+        "better somewhere is not worse elsewhere"
+    )
 
 
-def test_random_errors_make_no_slice(descriptors: pd.DataFrame) -> None:
+def test_random_errors_make_no_slice(label: np.ndarray, descriptors: pd.DataFrame) -> None:
+    """Nor do errors of which the class alone decides how many there are, however unlike the classes look."""
     found = 0
+    by_class = np.where(label == 6, 0.35, np.where(np.isin(label, [0, 2, 4]), 0.15, 0.03))
     for draw in range(20):
-        a, b = np.random.default_rng(draw).binomial(3, [[0.1], [0.08]], (2, IMAGES)) / 3
-        found += bool(slices.find(descriptors, a) or slices.find_worse(descriptors, a, b))
+        rng = np.random.default_rng(draw)
+        a, b = rng.binomial(3, [[0.1], [0.08]], (2, IMAGES)) / 3
+        found += bool(slices.find(descriptors, a, label) or slices.find_worse(descriptors, a, b, label))
+        a, b = (rng.binomial(3, rate) / 3 for rate in (by_class, 0.5 * by_class))
+        found += bool(slices.find(descriptors, a, label) or slices.find_worse(descriptors, a, b, label))
+    assert found <= 2
+
+
+def test_what_is_better_elsewhere_is_not_worse_here(label: np.ndarray, descriptors: pd.DataFrame) -> None:
+    """Where contrast is low both err alike; elsewhere the first is the better one."""
+    low, found = descriptors.contrast <= descriptors.contrast.quantile(0.3), 0
+    for draw in range(10):
+        a, b = np.random.default_rng(draw).binomial(3, np.where(low, 0.1, [[0.02], [0.1]])) / 3
+        found += bool(slices.find_worse(descriptors, a, b, label))
     assert found <= 1
 
 
 def test_p_of_one_seed_is_fishers(descriptors: pd.DataFrame) -> None:
     bright = descriptors.brightness > descriptors.brightness.quantile(0.7)
     wrong = np.random.default_rng(38).random(IMAGES) < 0.1 + 0.05 * bright
-    (found,) = slices.find(descriptors[["brightness"]], wrong)
+    (found,) = slices.find(descriptors[["brightness"]], wrong, np.zeros(IMAGES, int))
     others = IMAGES // 2 - found.n
     inside, outside = round(found.rate * found.n), round(found.outside * others)
     expected = stats.fisher_exact([[inside, found.n - inside], [outside, others - outside]], "greater").pvalue
@@ -224,18 +240,36 @@ def test_lift_of_errors_without_preference_is_1() -> None:
     assert kinds.lift["confident"] == 1
 
 
-def test_lift_of_a_preferred_pair() -> None:
+def test_lift_is_1_where_the_label_has_no_say_in_what_it_is_taken_for() -> None:
+    """Of each error a number for its label times one for its prediction: errors cannot fall on the diagonal."""
+    missed, answered = np.array([9, 1, 4, 2, 5, 1, 7, 1, 1, 1]), np.array([6, 1, 5, 2, 4, 2, 8, 2, 1, 2])
+    cells = np.outer(missed, answered) * failures.OFF_DIAGONAL
+    label, predicted = (np.repeat(of.ravel(), cells.ravel()) for of in np.indices((10, 10)))
+    found = failures.confusions(frame(label, np.eye(10)[predicted], "arm", 0))
+    assert found.lift.to_numpy() == pytest.approx(1, abs=1e-6)
+
+
+def test_what_is_expected_is_the_log_linear_models() -> None:
+    """Quasi-independence, fitted by maximum likelihood: effects of label and prediction off the diagonal."""
+    cells = np.random.default_rng(0).poisson(np.random.default_rng(1).uniform(1, 30, (2, 10, 10)))
+    label, predicted = np.nonzero(failures.OFF_DIAGONAL)
+    effects = np.hstack([np.eye(10)[label], np.eye(10)[predicted]])
+    for confusion, ours in zip(cells, failures.expected(cells.astype(float)), strict=True):
+        counts = confusion[label, predicted]
+        model = PoissonRegressor(alpha=0, tol=1e-9, max_iter=1000).fit(effects, counts)
+        assert ours[label, predicted] == pytest.approx(model.predict(effects), rel=1e-3)
+        assert ours.sum() == pytest.approx(counts.sum())
+        assert np.diag(ours).sum() == 0
+
+
+def test_a_preferred_pair_has_a_lift() -> None:
     # Errors: 30 Shirt → T-shirt/top, 10 T-shirt/top → Shirt, 30 Bag → Trouser, 30 Trouser → Bag.
-    # Margins' product off the diagonal: Shirt → T-shirt 30 × 30, Shirt → Trouser 30 × 30, Shirt → Bag 30 × 30,
-    # T-shirt → Shirt, Trouser and Bag 10 × (10 + 30 + 30), Bag → T-shirt, Trouser and Shirt 30 × (30 + 30 + 10),
-    # Trouser → T-shirt, Bag and Shirt 30 × (30 + 30 + 10): 2700 + 700 + 2100 + 2100 = 7600.
     label = np.repeat([6, 0, 8, 1], [30, 10, 30, 30])
     predictions = frame(label, np.eye(10)[np.repeat([0, 6, 1, 8], [30, 10, 30, 30])], "arm", 0)
     found = failures.confusions(predictions).query("configuration == 'arm'")
     assert found.label.tolist() == ["Trouser", "Shirt", "Bag", "T-shirt/top"]
-    shirt = found.set_index("label").loc["Shirt"]
-    assert shirt.lift == pytest.approx((30 / 100) / (900 / 7600))
-    assert shirt["name"] == "shirt_tshirt"
+    assert (found.lift > 2).all()
+    assert found.set_index("label").name["Shirt"] == "shirt_tshirt"
     assert found.set_index("label").name.isna()["Bag"]
 
 
@@ -336,7 +370,7 @@ def test_the_same_predictions_in_any_order_give_the_same_bytes(plain: pd.DataFra
             failures.confusions(predictions),
             failures.by_configuration(predictions),
             failures.label_suspects(predictions),
-            pd.DataFrame([s.__dict__ for s in slices.find(descriptors, images.wrong / images.trials)]),
+            pd.DataFrame([s.__dict__ for s in slices.find(descriptors, images.wrong / images.trials, images.label)]),
         ]
 
     shuffled = plain.sample(frac=1, random_state=0)
@@ -367,8 +401,8 @@ def test_small_and_degenerate_studies(
     table = failures.failures(predictions, per_image)
     assert len(table) == per_image.wrong.sum()
     assert table.suspect_rank.dtype == "Int64"
-    assert slices.find(described, per_image.wrong) == []
-    assert slices.find_worse(described, per_image.wrong, per_image.wrong) == []
+    assert slices.find(described, per_image.wrong, per_image.label) == []
+    assert slices.find_worse(described, per_image.wrong, per_image.wrong, per_image.label) == []
 
 
 def test_certain_and_right_predictions_have_no_suspects(label: np.ndarray) -> None:

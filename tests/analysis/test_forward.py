@@ -12,7 +12,9 @@ import pytest
 import torch
 from made_study import give_weights, make
 
-from analysis import evidence, forward, report
+from analysis import evidence, forward, report, rerun
+from analysis.pairs import own_errors
+from analysis.sections import looking
 from study.config import TrialConfig
 from study.records import RecordError
 
@@ -49,7 +51,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def gather(folder: Path) -> evidence.Evidence:
-    return evidence.gather(folder, report.TOP, 100, lambda said: None)
+    return evidence.gather(folder, report.TOP, rerun.STRESSED, lambda said, done=0, of=1: None)
 
 
 def perturb(weights: Path) -> None:
@@ -61,7 +63,8 @@ def perturb(weights: Path) -> None:
 
 def test_an_unchanged_study_needs_neither_networks_nor_ray(study: Path) -> None:
     tables, cache = contents(study / "tables"), times(study)
-    assert {name.partition("-")[0] for name in cache} >= {"inspect", "check", "maps", "stress", "fit", "descriptors.parquet"}
+    parts = {"inspect", "check", "maps", "stress", "fit", "descriptors.parquet"}
+    assert {name.partition("-")[0] for name in cache} >= parts
     command = [sys.executable, "-c", AGAIN, "made", "--results", str(study.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False", "Ray was not so much as imported"
@@ -113,7 +116,7 @@ def test_a_study_without_its_weights_keeps_what_was_measured(study: Path) -> Non
     assert f"{said} What an earlier report measured with those of 3 is kept." in html
     assert "The maps themselves cannot be drawn" in html
     assert "Grad-CAM fails" in html or "Grad-CAM passes" in html, "their verdict is still there"
-    assert 'alt="Map of' not in html
+    assert 'aria-label="Map of' not in html
 
 
 def test_one_trial_without_its_weights(study: Path) -> None:
@@ -123,6 +126,20 @@ def test_one_trial_without_its_weights(study: Path) -> None:
     assert contents(study / "tables") == tables
     assert found.missing[-1].startswith("Maps of 1 of 3 confirmed trials cannot be drawn")
     assert set(found.maps) == {"c0001", "c0002"}
+
+
+def test_the_best_configurations_maps_are_drawn_whatever_is_compared(study: Path) -> None:
+    found = evidence.gather(study, 0, rerun.STRESSED, lambda said, done=0, of=1: None)
+    assert found.pairs == []
+    best = found.standings[0]
+    assert set(found.maps) == set(best.trials.trial_id)
+    section = looking.where_they_look(found)
+    assert not [sentence for sentence in section.text if "cannot be drawn" in sentence]
+    shown = {
+        panel.caption.partition(" image ")[2] for deck in section.decks for panel in (c.panels[0] for c in deck.cards)
+    }
+    assert shown == set(own_errors(found.failures, best.trials.trial_id.iloc[0]).image.astype(str))
+    assert all(deck.cards and deck.legend for deck in section.decks)
 
 
 def test_what_was_measured_on_other_configurations_is_not_kept(study: Path) -> None:

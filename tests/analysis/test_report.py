@@ -11,6 +11,7 @@ import pytest
 from made_study import NAME, make
 
 from analysis import report
+from analysis.words import linked, plain
 
 
 def pages(folder: Path) -> tuple[str, str]:
@@ -35,7 +36,11 @@ def test_a_better_candidate(tmp_path: Path) -> None:
     assert title(text) == "Candidate-1 is better than the arm baseline, by 1.94 points of test accuracy"
     assert "The study is finished." in text
     assert "PREVIEW" not in html
-    assert html.count("<img ") == html.count(' alt="') == html.count("<figcaption>") > 50
+    photos = html.count('role="img" aria-label="Test image ')
+    assert html.count("<img ") == html.count(' alt="')
+    assert html.count("<figcaption>") == html.count("<img ") + photos > 50
+    stored = re.findall(r"^\.png-\d+ \{ background-image: (.*) \}$", html, re.MULTILINE)
+    assert len(set(stored)) == len(stored) < photos, "a picture that several cards show is there once"
     assert re.search(r"\| candidate-1 − baseline +\| better +\| +\+1.94 \|", text)
 
 
@@ -59,6 +64,11 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     assert "95 % interval 8" not in text
     assert re.search(r"\| candidate-1 − baseline +\| not known: one seed +\| +\+1.67 \| +– \|", text)
     assert html.index("PREVIEW: fewer images") < html.index("<h1>")
+    assert "their intervals say how far other images would move them. What another seed would do is not known." in text
+    assert "how far other seeds" not in text.replace("how far other seeds would move it, not other images", "")
+    assert "Other seeds of the two are not known." in text
+    table = text[text.index("### Always, sometimes, never") :].splitlines()
+    assert [line.split("|")[1].strip() for line in table[:8] if line.startswith("| ")][2:] == ["all of them"]
 
 
 def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
@@ -66,7 +76,7 @@ def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
     assert title(text) == "Nothing confirmed yet"
     assert "not finished (status: interrupted)" in text
     assert "Confirm: 0 trials have ended, 9 were planned." in text
-    assert f"--resume made --results {tmp_path}" in text
+    assert f"Go on with: python -m study.run --resume made --results {plain(str(tmp_path))}" in text
 
 
 def test_a_study_that_has_only_begun(tmp_path: Path) -> None:
@@ -74,7 +84,50 @@ def test_a_study_that_has_only_begun(tmp_path: Path) -> None:
     (tmp_path / "made" / "study.json").write_text(json.dumps({"name": "made", "status": "running"}))
     _, text = pages(tmp_path / "made")
     assert title(text) == "Nothing to compare yet"
+    assert (
+        f"If it does not run any more, go on with: python -m study.run --resume made --results {plain(str(tmp_path))}"
+        in text
+    )
     assert "study.json does not say: command, created, fidelity, git, hardware, split, stages, versions." in text
+
+
+def test_a_study_that_does_not_say_how_it_was_split(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", images=50)
+    about = json.loads((folder / "study.json").read_text())
+    del about["split"]
+    (folder / "study.json").write_text(json.dumps(about))
+    _, text = pages(folder)
+    assert "What the networks predicted: study.json does not say how the images were split." in text
+    assert "## Leaderboard" in text
+    assert "There are no predictions of confirmed networks to look at." in text
+
+
+@pytest.mark.filterwarnings("ignore:May not flag all label issues")
+def test_a_test_set_without_some_classes(tmp_path: Path) -> None:
+    """Of eight images: no T-shirt/top, Dress, Sandal or Bag."""
+    _, text = pages(make(tmp_path / "made", seeds=1, images=8))
+    assert "1 test images, each followed by" in text
+    assert "| Shirt" in text
+    assert "| Dress" not in text[text.index("## Any two side by side") : text.index("## Under stress")]
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("![x](http://a.b/c.png)", r"\!\[x\](http://a.b/c.png)"),
+        (r"a\|b", r"a\\\|b"),
+        ("a_b *c* `d` <e>\n# f", r"a\_b \*c\* \`d\` \<e> # f"),
+    ],
+)
+def test_markdown_takes_text_as_text(text: str, escaped: str) -> None:
+    assert plain(text) == escaped
+
+
+def test_a_caption_links_the_whole_name_of_a_table() -> None:
+    files = {plain(name): path for name, path in report.FILES.items()}
+    said = linked(plain("Of maps. Tables: attention, attention_checks."), files, "[{name}]({path})")
+    checks = "[attention\\_checks](tables/attention_checks.parquet)"
+    assert said == f"Of maps. Tables: [attention](tables/attention.parquet), {checks}."
 
 
 def test_names_with_markup_do_no_harm(made: Path) -> None:

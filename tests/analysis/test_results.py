@@ -1,12 +1,15 @@
 """The leaderboard of confirmed configurations."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from made_study import make
 
 from analysis import tables
-from analysis.sections.results import leaderboard
+from analysis.findings import headline
+from analysis.sections.results import comparisons, leaderboard
 from analysis.statistics import compare, confirmed
 from study import records
 
@@ -25,5 +28,56 @@ def test_a_displaced_candidate_stays_with_the_seeds_that_it_completed(tmp_path: 
     seeds, interval = ranked.columns.index("seeds"), ranked.columns.index("95 % interval")
     shown = {row[0]: (row[seeds], row[interval] == "–") for row in ranked.rows}
     assert shown == {"candidate-1": ("1", True), "arm baseline": ("3", False), "arm augmented": ("3", False)}
+    assert [s.name for s in standings] == ["baseline", "augmented", "candidate-1"], "one seed does not lead"
     assert [pair.estimate.n for pair in compare(standings)] == [1, 1], "compared on the seed that both have"
     assert {pair.verdict for pair in compare(standings)} == {"not known: one seed"}
+
+
+def study(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    tables.build(folder)
+    return tables.read(folder, "trials"), tables.read(folder, "epochs")
+
+
+def test_seeds_that_diverged_are_counted_and_nothing_is_judged(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=6)
+    for record in records.read_trials(folder, "confirm"):
+        if record.arm == "candidate-1" and record.seed > 2:
+            records.write_trial(folder, replace(record, status="diverged", stop_reason="diverged", test_accuracy=None))
+    trials, epochs = study(folder)
+    standings = confirmed(trials)
+    title, facts, _ = headline(trials, standings)
+    assert title == "Not judged: 3 of 6 seeds diverged (candidate-1)"
+    assert [fact.sure.endswith("3 of 6 seeds diverged") for fact in facts[:2]] == [True, False]
+    ranked = leaderboard(epochs, standings).tables[0]
+    seeds = {row[0]: row[ranked.columns.index("seeds")] for row in ranked.rows}
+    assert seeds == {"arm baseline": "6", "arm augmented": "6", "candidate-1": "3; 3 of 6 seeds diverged"}
+    verdicts = {row[0]: row[1] for row in comparisons(standings, "baseline").tables[0].rows}
+    assert verdicts["candidate-1 − baseline"] == "not judged: 3 of 6 seeds diverged (candidate-1)"
+    assert verdicts["arm augmented − baseline"] in ("worse", "no difference shown")
+
+
+def test_a_configuration_of_which_no_seed_is_left_is_named(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=2)
+    for record in records.read_trials(folder, "confirm"):
+        if record.arm == "candidate-1":
+            records.write_trial(folder, replace(record, status="diverged", stop_reason="diverged", test_accuracy=None))
+    trials, _ = study(folder)
+    title, _, lede = headline(trials, confirmed(trials))
+    assert title.startswith(("No difference shown between the arm", "Arm "))
+    assert lede[-1] == "candidate-1: 2 of 2 seeds diverged, so nothing is said of it."
+
+
+def test_a_study_of_arms_only_compares_them(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=6)
+    for path in folder.glob("confirm/*/trial.json"):
+        if '"candidate-1"' in path.read_text():
+            shutil.rmtree(path.parent)
+    trials, _ = study(folder)
+    standings = confirmed(trials)
+    title, facts, lede = headline(trials, standings)
+    assert title == "Arm baseline is better than the arm augmented, by 0.94 points of test accuracy"
+    assert [fact.what.partition(":")[0] for fact in facts[:2]] == [f"test accuracy, {s.title}" for s in standings]
+    assert facts[2].what == "arm baseline − augmented, seed by seed"
+    assert lede == ["The two best, each chosen by validation accuracy: no test image had a part in that."]
+    (row,) = comparisons(standings, "baseline").tables[0].rows
+    assert row[:2] == ["arm augmented − baseline", "worse"]
