@@ -19,7 +19,7 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from scipy import stats
 
-from analysis.statistics import Crossed, Reals, ends, quotient
+from analysis.statistics import Crossed, Interval, Reals, ends, over_images, quotient
 from study.data import CLASS_NAMES
 
 Flags = npt.NDArray[np.bool_]
@@ -321,7 +321,8 @@ class Change:
 
     The counts are of pairs of predictions, of one seed and image: mended where a is wrong and b right, broken the
     other way. `images` says the same (mended, broken, both wrong, both right) of their ensembles, whose prediction for
-    an image is that of the mean probabilities over the seeds; `p` is of these.
+    an image is that of the mean probabilities over the seeds; `p` is of these, and so is `gain`: the accuracy of b less
+    that of a, for other images.
     """
 
     a: str
@@ -333,6 +334,7 @@ class Change:
     both_right: int
     images: pd.Series
     p: float
+    gain: Interval
 
 
 def mended_and_broken(predictions: pd.DataFrame, a: str, b: str) -> Change:
@@ -354,7 +356,8 @@ def mended_and_broken(predictions: pd.DataFrame, a: str, b: str) -> Change:
     images = pd.Series(change, pd.Index(confirmed.images, name="image"), name="change")
     mended, broken = int((wrong_a & ~wrong_b).sum()), int((wrong_b & ~wrong_a).sum())
     p = float(stats.binomtest(mended, mended + broken).pvalue) if mended + broken else 1.0
-    return Change(a, b, seeds.tolist(), counts[1], counts[2], counts[3], counts[0], images, p)
+    gain = over_images(wrong_a.astype(int) - wrong_b)
+    return Change(a, b, seeds.tolist(), counts[1], counts[2], counts[3], counts[0], images, p, gain)
 
 
 def label_suspects(predictions: pd.DataFrame) -> pd.DataFrame:

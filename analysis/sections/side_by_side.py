@@ -132,6 +132,9 @@ def _pair(
     counts = change.images.value_counts()
     seeds = f"{len(change.seeds)} seed{'s' * (len(change.seeds) > 1)}"
     said = "the two differ" if p < ALPHA else "no difference shown"
+    gain = f"{points(100 * (change.gain.value or 0))} points"
+    if change.gain.low is not None and change.gain.high is not None:
+        gain += f" (95 % BCa interval {points(100 * change.gain.low)} to {points(100 * change.gain.high)})"
     networks, others = "two networks", "Other seeds of the two are not known."
     if len(change.seeds) > 1:
         networks = "ensembles, which take the mean probabilities over the seeds"
@@ -140,7 +143,7 @@ def _pair(
         f"From {a} to {b}, over {seeds}: {change.mended:,} predictions mended, {change.broken:,} broken, "
         f"{change.both_wrong:,} wrong in both, {change.both_right:,} right in both.",
         f"Of these {networks}: {counts['mended']:,} images mended, {counts['broken']:,} broken, "
-        f"{counts['both wrong']:,} wrong in both; McNemar's exact test, after Holm's correction over "
+        f"{counts['both wrong']:,} wrong in both: {gain} for {b}. McNemar's exact test, after Holm's correction over "
         f"{len(evidence.pairs)} pairs: p = {p:.2g}, {said} for other images. {others}",
     ]
     notes = [verdict(evidence.checks, s) for s in (pair.a, pair.b)] if evidence.maps else []

@@ -11,6 +11,7 @@ from analysis import failures, slices
 from analysis.descriptors import describe
 from analysis.failures import ALL, CATEGORIES, PAIRS, PATTERNS
 from analysis.slices import Slice
+from analysis.statistics import Interval
 from study.data import CLASS_NAMES, FashionMNIST
 
 IMAGES = 3000
@@ -311,8 +312,11 @@ def test_mcnemar_is_of_the_ensembles(label: np.ndarray) -> None:
     change = failures.mended_and_broken(pd.concat(trials), "a", "b")
     assert change.images.value_counts().to_dict() == {"both right": 2975, "mended": 15, "both wrong": 5, "broken": 5}
     assert change.p == pytest.approx(stats.binomtest(5, 20).pvalue)
+    gain = stats.bootstrap((a.astype(int) - b,), np.mean, n_resamples=2000, batch=200, rng=np.random.default_rng(0))
+    assert change.gain.value == pytest.approx(10 / 3000)
+    assert (change.gain.low, change.gain.high) == pytest.approx(gain.confidence_interval, abs=5e-4)
     same = failures.mended_and_broken(pd.concat(trials), "a", "a")
-    assert (same.mended, same.broken, same.p) == (0, 0, 1)
+    assert (same.mended, same.broken, same.p, same.gain) == (0, 0, 1, Interval(0, None, None))
 
 
 def test_what_cannot_be_compared_is_refused(by_hand: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ from analysis.statistics import (
     confirmed,
     estimate,
     lost_seeds,
+    over_images,
 )
 
 
@@ -193,3 +194,16 @@ def test_no_crossed_interval_where_the_draws_say_too_little(
     events: np.ndarray, trials: np.ndarray, value: float | None
 ) -> None:
     assert Crossed([0, 1], 50).ratio(events, trials) == Interval(value, None, None)
+
+
+@pytest.mark.parametrize("kind", ["skewed", "rare"])
+def test_interval_over_images_is_scipys_bca(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    values = rng.exponential(size=300) if kind == "skewed" else rng.choice([-1, 0, 1], 300, p=[0.02, 0.9, 0.08])
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, rng=rng, batch=1000).confidence_interval
+    ours = over_images(values, draws=20_000)
+    assert (ours.low, ours.high) == pytest.approx(theirs, abs=0.03 * (theirs.high - theirs.low))
+
+
+def test_no_interval_over_images_that_are_all_equal() -> None:
+    assert over_images(np.zeros(50)) == Interval(0, None, None)
