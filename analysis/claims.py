@@ -245,7 +245,8 @@ def _overconfident(runs: Runs) -> Found:
 @claim(
     "attends-to-background", "Where they fail, networks look at the background", RESNET,
     "“attention on irrelevant regions”",
-    "share of the map's evidence that lies on the garment: matched correct images less errors", "resnet.yaml",
+    "share of the map's evidence that lies on the garment: matched correct images less errors",
+    "resnet.yaml", "optimizer.yaml",
 )  # fmt: skip
 def _attends(runs: Runs) -> Found:
     arm = runs.reference()

@@ -90,8 +90,8 @@ def test_arms_of_the_second_source() -> None:
     runs = space_file.load(space_file.FOLDER / "fashion_cnn.yaml").arms
     assert runs == {"baseline": baseline, "augmented": augmented}
     strengths = space_file.load(space_file.FOLDER / "augmentation.yaml").arms
-    assert strengths["strength_000"] == dataclasses.replace(baseline, epochs=12)
-    assert strengths["strength_100"] == dataclasses.replace(augmented, epochs=12)
+    assert strengths["strength_000"] == dataclasses.replace(baseline, epochs=10)
+    assert strengths["strength_100"] == dataclasses.replace(augmented, epochs=10)
 
 
 @pytest.mark.parametrize("name", ["optimizer", "skip_connections"])
