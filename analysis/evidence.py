@@ -18,7 +18,7 @@ from analysis import descriptors, failures, importance, statistics, tables, verd
 from analysis.forward import Networks, cached, digest
 from analysis.importance import Compared
 from analysis.pairs import Pair, on_show, pairs
-from analysis.rerun import Images, Rerun, Step
+from analysis.rerun import STRESSED, Images, Rerun, Step
 from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
 from analysis.statistics import Standing, confirmed
@@ -59,11 +59,11 @@ class Evidence:
     missing: list[str]  # what could not be made, and why
 
 
-def gather(folder: Path, top: int, stressed: int, step: Step) -> Evidence:
+def gather(folder: Path, top: int, stressed: int | None, step: Step) -> Evidence:
     """Build the tables of the study in `folder` and find what there is in them. Raises RecordError and DataError.
 
-    The best `top` configurations are compared with each other, and `stressed` test images corrupted. `step` is told
-    what is being done.
+    The best `top` configurations are compared with each other, and `stressed` test images corrupted (STRESSED by
+    default). `step` is told what is being done.
     """
     step("tables")
     tables.build(folder)
@@ -86,7 +86,8 @@ def gather(folder: Path, top: int, stressed: int, step: Step) -> Evidence:
         with Networks(folder) as networks:
             again = Rerun(folder, trials, predictions, networks, step)
             found["attention"], found["attention_checks"] = again.attention(images), again.checks(images)
-            found["stress"], found["calibration"] = again.stress(images, stressed), again.calibration(splits)
+            found["stress"] = again.stress(images, stressed or STRESSED[trials.fidelity.iloc[0]])
+            found["calibration"] = again.calibration(splits)
             in_order = [t for s in standings for t in s.trials.sort_values("seed").trial_id if t in again.there]
             maps = again.maps(images, on_show(two, found["failures"], next(iter(in_order), None)))
         missing += again.missing

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -106,11 +107,11 @@ class Networks:
     ) -> Iterator[tuple[str, pd.DataFrame]]:
         """`work(network, config, each(trial), shared)` for every trial, as they are done: its id and the result.
 
-        Results are kept in the study's `cache/` until weights, arguments, the models, torch, `sources` or the module of
-        `work` change. Raises RecordError where a trial's weights cannot be read.
+        Results are kept in the study's `cache/` until weights, arguments, the models, torch, OpenCV, `sources` or the
+        module of `work` change. Raises RecordError where a trial's weights cannot be read.
         """
         families = sorted(Path(inspect.getfile(models)).parent.glob("*.py"))
-        common = digest(*sources, inspect.getmodule(work), *families, torch.__version__, *shared)
+        common = digest(*sources, inspect.getmodule(work), *families, torch.__version__, cv2.__version__, *shared)
         keys = {trial: digest(common, self._weights(trial), each(trial)) for trial in trials}
         paths = {trial: self.folder / "cache" / f"{work.__name__.strip('_')}-{trial}.parquet" for trial in trials}
         found = {trial: _kept(paths[trial], keys[trial]) for trial in trials}

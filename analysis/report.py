@@ -44,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="the study (default: the newest)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where studies are (default: results)")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"compare the best N (default: {TOP})")
-    of_stress = f"corrupt N of the test images (default: {STRESSED})"
-    parser.add_argument("--stress-images", type=int, default=STRESSED, metavar="N", help=of_stress)
+    of_stress = f"corrupt N of the test images (default: {STRESSED['full']:,}, of a preview {STRESSED['preview']})"
+    parser.add_argument("--stress-images", type=int, metavar="N", help=of_stress)
     options = parser.parse_args(argv)
     try:
         for option, least in (("top", 0), ("stress_images", 1)):
-            if (got := getattr(options, option)) < least:
+            if (got := getattr(options, option)) is not None and got < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
         folder = find(options.results, options.name)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -84,7 +84,9 @@ def _created(path: Path) -> str:
         return ""  # a broken study is nobody's default, and is complained of when it is named
 
 
-def build(folder: Path, top: int = TOP, stressed: int = STRESSED, step: Step = lambda said, done=0, of=1: None) -> Path:
+def build(
+    folder: Path, top: int = TOP, stressed: int | None = None, step: Step = lambda said, done=0, of=1: None
+) -> Path:
     """Write tables, figures, report.md and report.html into the study's folder; the page's path.
 
     The best `top` configurations are compared, `stressed` of the test images corrupted; `step` is told what is being

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from analysis import attention, calibration, corruptions, statistics, stress, tables
+from analysis import attention, calibration, corruptions, descriptors, statistics, stress, tables
 from analysis.forward import Networks
 from analysis.schemas import KEY
 from study.config import TrialConfig
@@ -26,7 +26,7 @@ from study.trainer import Precision
 
 SEED = 0  # of every sample that is drawn here
 INSPECTED = 100  # errors of each confirmed trial whose maps are measured, and as many matched correct images
-STRESSED = 1000  # test images that are corrupted: FashionCNN takes some 20 s of a core for them
+STRESSED = {"full": 1000, "preview": 200}  # test images that are corrupted: FashionCNN takes 20 s of a core for 1,000
 KEY_NAMES = [field.name for field in KEY]
 
 Mask = npt.NDArray[np.bool_]
@@ -113,13 +113,14 @@ class Rerun:
         shared = (images.pixels[chosen], labels, images.table.index.to_numpy()[chosen])
         said = f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions"
         precision = {trial: self.precision[trial] for trial in self.there}
-        return self._table("stress", self._over(said, _stress, precision, shared, stress, corruptions))
+        sources = (stress, corruptions, attention, descriptors)
+        return self._table("stress", self._over(said, _stress, precision, shared, *sources))
 
     def calibration(self, splits: Splits) -> pd.DataFrame:
         """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
         shared = (splits.val_images, splits.val_labels)
         said = f"how far {len(self.there)} networks are to be believed"
-        fitted = self._over(said, _fit, dict.fromkeys(self.there), shared, calibration)
+        fitted = self._over(said, _fit, dict.fromkeys(self.there), shared, calibration, attention)
         temperatures = pd.Series(
             {trial: float(rows.temperature.iloc[0]) for trial, rows in fitted.items()}, dtype=float
         )

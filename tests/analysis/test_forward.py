@@ -12,7 +12,7 @@ import pytest
 import torch
 from made_study import give_weights, make
 
-from analysis import evidence, forward, report, rerun
+from analysis import evidence, forward, report
 from analysis.pairs import own_errors
 from analysis.sections import looking
 from study.config import TrialConfig
@@ -51,7 +51,7 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def gather(folder: Path) -> evidence.Evidence:
-    return evidence.gather(folder, report.TOP, rerun.STRESSED, lambda said, done=0, of=1: None)
+    return evidence.gather(folder, report.TOP, None, lambda said, done=0, of=1: None)
 
 
 def perturb(weights: Path) -> None:
@@ -129,7 +129,7 @@ def test_one_trial_without_its_weights(study: Path) -> None:
 
 
 def test_the_best_configurations_maps_are_drawn_whatever_is_compared(study: Path) -> None:
-    found = evidence.gather(study, 0, rerun.STRESSED, lambda said, done=0, of=1: None)
+    found = evidence.gather(study, 0, None, lambda said, done=0, of=1: None)
     assert found.pairs == []
     best = found.standings[0]
     assert set(found.maps) == set(best.trials.trial_id)
@@ -140,6 +140,24 @@ def test_the_best_configurations_maps_are_drawn_whatever_is_compared(study: Path
     }
     assert shown == set(own_errors(found.failures, best.trials.trial_id.iloc[0]).image.astype(str))
     assert all(deck.cards and deck.legend for deck in section.decks)
+    energies = section.tables[1]
+    assert energies.columns[-1] == "checks passed"
+    for title, method, *_, passed in energies.rows:
+        checks = found.checks[(found.checks.variant == method.lower()) & (found.checks.arm == title.split()[-1])]
+        assert passed == f"{checks.passed.sum()} of {len(checks)}"
+
+
+def test_colours_are_explained_where_there_are_pictures(reported: Path) -> None:
+    html, text = ((reported / f"report.{ending}").read_text() for ending in ("html", "md"))
+    assert looking.LEGEND in html
+    assert looking.LEGEND not in text
+
+
+def test_importance_is_of_the_ranges_that_were_searched(study: Path) -> None:
+    cache, space = times(study), study / "space.yaml"
+    space.write_text(space.read_text().replace("[0.001, 10.0]", "[0.0001, 10.0]"))
+    gather(study)
+    assert {name for name, when in times(study).items() if when != cache[name]} == {"importance.parquet"}
 
 
 def test_what_was_measured_on_other_configurations_is_not_kept(study: Path) -> None:
