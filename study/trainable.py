@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from ray import tune
+from ray import _raylet, tune
 from ray.util.metrics import Gauge
 
 from study.config import from_dict
@@ -47,6 +47,11 @@ class TrialTrainable(tune.Trainable):
         """The images that every trial of the study works on; given by a subclass, which Ray sends to the workers."""
         raise NotImplementedError
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The worker goes on with another trial."""
+        self.setup(new_config)
+        return True
+
     def setup(self, config: dict[str, Any]) -> None:
         self.splits = self.splits_of_study()
         self.job = Job(**config["job"])
@@ -70,9 +75,11 @@ class TrialTrainable(tune.Trainable):
         }
 
     def __repr__(self) -> str:
-        return self.job.label  # the actor's name in Ray's dashboard
+        return f"{self.folder.parent.parent.name} {self.folder.parent.name}"  # the actor's name in Ray's dashboard
 
     def step(self) -> dict[str, Any]:
+        # Not public, but of the names that the dashboard shows the one that can change. Ray sets its own after a step.
+        _raylet.setproctitle(f"ray::{self.job.label}")  # type: ignore[attr-defined]
         trainer = self.trainer
         if not self._done():  # a resumed trial may have ended just before it could report
             record = trainer.run_epoch()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_trainer import STATEFUL
 from made_trials import ended
+from ray._raylet import getproctitle, setproctitle
 from ray.tune.experiment import Trial
 
 from study import records
@@ -79,8 +82,10 @@ class Running:
 
 
 @pytest.fixture
-def running(tmp_path: Path, small_splits: Splits) -> Running:
-    return Running(tmp_path, small_splits)
+def running(tmp_path: Path, small_splits: Splits) -> Iterator[Running]:
+    title = getproctitle()
+    yield Running(tmp_path, small_splits)
+    setproctitle(title)
 
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["restarted by Tune", "resumed study"])
@@ -136,6 +141,29 @@ def test_epochs_are_read_at_a_start_and_at_the_end_only(running: Running, monkey
     assert len(read) == 1
     running.recorder.on_trial_complete(0, [running.trial], running.trial)
     assert len(read) == 2
+
+
+def test_a_worker_that_goes_on_with_another_trial_trains_it_as_a_new_one_would(running: Running) -> None:
+    job = running.trial.config["job"]
+
+    def losses(worker: TrialTrainable) -> list[float]:
+        return [worker.train()["records"][-1]["train_loss"] for _ in range(2)]
+
+    def second(folder: str) -> dict[str, Any]:
+        return {"job": {**job, "seed": 1, "folder": str(running.study / folder)}}
+
+    for folder in ("new", "goes on"):
+        (running.study / folder).mkdir()
+    expected = losses(running.worker(second("new")))
+    worker = running.worker({"job": job})
+    assert losses(worker) != expected
+    assert worker.reset(second("goes on"))
+    assert losses(worker) == expected
+
+
+def test_a_process_is_named_after_the_trial_that_it_trains(running: Running) -> None:
+    running.attempt(1)
+    assert Path("/proc/self/cmdline").read_bytes().rstrip(b"\0") == b"ray::tiny"
 
 
 def test_best_so_far_never_falls_and_counts_a_diverged_epoch_0(tmp_path: Path) -> None:
