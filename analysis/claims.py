@@ -310,9 +310,9 @@ def _augmentation_robustness(runs: Runs) -> Found:
     both = pd.concat([runs.of(arm, "stress") for arm in (before, after)])
     means = stress.means(stress.errors(both, before)).query("arm == @after").set_index("seed")
     less = {group: 100 * (1 - of.mce).dropna() for group, of in means.groupby("group")}
-    inside = (
-        f"Inside the augmentation it errs {number(float(less['inside'].mean()))} % less." if "inside" in less else ""
-    )
+    inside = []
+    if "inside" in less:
+        inside.append(f"Inside the augmentation it errs {number(float(less['inside'].mean()))} % less.")
     what = f"corruptions outside the augmentation: how much less {after} errs than {before}"
     return Found([over_seeds(less["outside"].tolist(), what, "%", SHARE)], inside)
 

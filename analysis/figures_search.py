@@ -103,7 +103,7 @@ def parallel_coordinates(compared: Compared) -> bytes:
         axes.tick_params(axis="y", length=0, labelsize=9)
         axes.spines[["left", "bottom"]].set_visible(False)
         bar = figure.colorbar(colours, ax=axes, location="bottom", fraction=0.25 / height, pad=0.02, extend="min",
-                              format=FuncFormatter(_percent))  # fmt: skip
+                              format=FuncFormatter(_percent), ticks=MaxNLocator(4))  # fmt: skip
         bar.set_label(f"best validation accuracy up to epoch {compared.epoch}")
     return svg.getvalue()
 

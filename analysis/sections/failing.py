@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -61,12 +62,14 @@ def fails_most(evidence: Evidence) -> str | None:
     if len(found) > 1 and not first.low > found.high.iloc[1]:
         second = found.iloc[1]
         said += f", about as often as {second.label} for {second.predicted} ({second['count']:,})"
-    chance = f"; which classes are missed and answered alone gives {percent(similar.rate / similar.lift, 0)} %"
     networks = f"its {len(best.trials)} networks" if len(best.trials) > 1 else "its one network"
+    among = f"{percent(similar.rate, 0)} % lie among the five upper-body classes or among the three kinds of shoe"
+    if similar.lift > 0:
+        chance = percent(similar.rate / similar.lift, 0)
+        among += f"; how often each class is missed and wrongly answered would alone give {chance} %"
     return (
         f"What fails: of the {int(similar['of']):,} errors of {best.title} in {networks}, {first['count']:,} {said}. "
-        f"{percent(similar.rate, 0)} % lie among the five upper-body classes or among the three kinds of shoe"
-        f"{chance if similar.lift > 0 else ''}."
+        f"{among}."
     )
 
 
@@ -117,12 +120,14 @@ def _wrong_in_all(evidence: Evidence, images: Images, which: pd.Index) -> list[D
     cards = []
     for image, confidence in sure.items():
         said = of.predicted[of.image == image].value_counts()
-        answers = ", ".join(f"{answer} ({count})" for answer, count in said[said > 0].items())
+        answers = str(said.index[0])
+        if said.iloc[0] < said.sum():
+            answers = ", ".join(f"{answer} ({count})" for answer, count in said[said > 0].items())
         title = f"{images.table.label[image]} taken for {answers}"
         cards.append(_one(images, int(image), title, f"{percent(confidence, 0)} % sure"))
     caption = (
         f"{len(cards)} of the {len(which):,} images that every network gets wrong, the highest mean confidence first: "
-        "what they were taken for, in how many networks. Table: predictions."
+        "what they were taken for; where the networks disagree, in how many of them. Table: predictions."
     )
     return [Deck("Wrong in every network", cards, caption)] if cards else []
 
@@ -217,10 +222,10 @@ def _confusions(evidence: Evidence) -> Section:
 
 def _slices(evidence: Evidence, images: Images) -> Section:
     how = (
-        "Rules on what the images are like (the descriptors in the table images; atypicality and neighbour_distance "
+        "Rules on what the images are like (the descriptors in the table images; atypicality and neighbour distance "
         "are relative to the class of the label), found by a regression tree of depth 3 on one half of the test "
-        "images, of the errors less the error rate of the class, and tested on the other: rates are of that half, p is "
-        "one-sided, after Holm, against other images of the same classes."
+        "images, of the errors less the error rate of the class, and tested on the other: numbers are of that half, p "
+        "is one-sided, after Holm, against other images of the same classes."
     )
     status = failures.by_configuration(evidence.predictions).set_index(["image", "configuration"])
     wrong = (status.seeds_wrong / status.seeds).unstack().loc[images.table.index]
@@ -236,17 +241,19 @@ def _slices(evidence: Evidence, images: Images) -> Section:
         )
         tables.append(Table(columns, rows, caption))
     rows = []
-    for pair in evidence.pairs:
-        if best.name in (pair.a.name, pair.b.name):
-            for worse, than in ((pair.a, pair.b), (pair.b, pair.a)):
-                for s in slices.find_worse(described, wrong[worse.name], wrong[than.name], label):
-                    less = (points(100 * rate) for rate in (s.rate, s.expected, s.outside))
-                    rows.append([f"{worse.title} than {than.title}", *_slice(s, *less)])
+    compared = [pair for pair in evidence.pairs if best.name in (pair.a.name, pair.b.name)]
+    ways = [way for pair in compared for way in ((pair.a, pair.b), (pair.b, pair.a))]
+    for worse, than in ways:
+        for s in slices.find_worse(described, wrong[worse.name], wrong[than.name], label):
+            if (p := s.p * len(ways)) <= slices.FAMILY_ERROR:
+                less = (points(100 * rate) for rate in (s.rate, s.expected, s.outside))
+                rows.append([f"{worse.title} than {than.title}", *_slice(replace(s, p=p), *less)])
     if rows:
         columns = ["errs more often", "on images where", "images", "points", "by class alone", "elsewhere", "p"]
         caption = (
             "Where the first errs more often than the second, and by more than the classes of the images account for: "
-            "difference in error rate, in percentage points. Tables: predictions, images."
+            "difference in error rate, in percentage points. p is also multiplied by the number of comparisons made, "
+            f"{len(ways)}. Tables: predictions, images."
         )
         tables.append(Table(columns, rows, caption, words=2))
     none = [
@@ -257,7 +264,7 @@ def _slices(evidence: Evidence, images: Images) -> Section:
 
 
 def _slice(s: Slice, *rates: str) -> list[str]:
-    return [s.rule, f"{s.n:,}", *rates, f"{s.p:.2g}"]
+    return [s.rule.replace("_", " "), f"{s.n:,}", *rates, f"{s.p:.2g}"]
 
 
 def _suspects(images: Images) -> Section:

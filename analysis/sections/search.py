@@ -61,8 +61,9 @@ def what_mattered(evidence: Evidence) -> Section:
         return Section(title, ["No trial of the search can be compared."])
     n, arms = len(compared.trials), int(compared.trials.arm.notna().sum())
     late = " What pays late, as augmentation and schedules may, is underrated."
+    among = f", {arms} of them {'an arm' if arms == 1 else 'arms'}," if arms else ""
     text = [
-        f"{n} of the search's {compared.searched} trials{f', {arms} of them arms,' if arms else ''} are compared, by "
+        f"{n} of the search's {compared.searched} trials{among} are compared, by "
         f"their best validation accuracy up to epoch {compared.epoch} of {compared.length}, which they reached (a "
         "diverged one counts as the worst of them); at their own last epochs, what ran longest would seem to matter "
         f"most.{late if compared.epoch < compared.length else ''} One seed each, and what was tried follows the "
@@ -84,7 +85,8 @@ def what_mattered(evidence: Evidence) -> Section:
             f"Importance, {scope}: "
             + "; ".join(f"{r.hyperparameter} {percent(r.value, 0)} % by {r.method}" for r in rows.itertuples()),
             f"Relative importance among the hyperparameters of {scope}, up to epoch {compared.epoch}. Bars are 95 % "
-            "bootstrap intervals over trials; where they overlap, which mattered more is not shown. Table: importance.",
+            "bootstrap intervals over trials; where they overlap, which mattered more is not shown. By chance alone "
+            f"the largest share is {_by_chance(rows)}. Table: importance.",
         )
         for place, (scope, rows) in enumerate(shares.groupby("scope", sort=False), start=1)
     ]
@@ -95,8 +97,8 @@ def what_mattered(evidence: Evidence) -> Section:
         for row in wide[wide.widen.notna()].itertuples():
             edge = "lower" if row.widen == "below" else "upper"
             text.append(
-                f"{row.hyperparameter}: the best fifth of {row.trials} trials lies at the {edge} edge of its range, a "
-                "wider one may hold better."
+                f"{row.hyperparameter}: the median of the best fifth of {row.trials} trials lies at the {edge} edge of "
+                "its range; a wider one may hold better."
             )
     else:
         text.append(
@@ -110,6 +112,11 @@ def what_mattered(evidence: Evidence) -> Section:
             "their end and differ."
         )
     return Section(title, text, tables, [*pictures, *_course_pictures(evidence, ranks)])
+
+
+def _by_chance(shares: pd.DataFrame) -> str:
+    largest = shares.groupby("method", sort=False).by_chance.first()
+    return ", ".join(f"{percent(share, 0)} % ({method})" for method, share in largest.items())
 
 
 def _importance_table(shares: pd.DataFrame) -> Table:

@@ -138,7 +138,7 @@ def _pair(
     networks, others = "two networks", "Other seeds of the two are not known."
     if len(change.seeds) > 1:
         networks = "ensembles, which take the mean probabilities over the seeds"
-        others = "Whether it holds for other seeds, the row “all images” says."
+        others = "What other seeds would do, the row “all images” says."
     text = [
         f"From {a} to {b}, over {seeds}: {change.mended:,} predictions mended, {change.broken:,} broken, "
         f"{change.both_wrong:,} wrong in both, {change.both_right:,} right in both.",

@@ -33,6 +33,7 @@ def test_there_is_a_row_for_every_conclusion(nothing: pd.DataFrame) -> None:
     assert nothing.claim.tolist() == [claim.name for claim in CLAIMS]
     assert len(set(nothing.claim)) == 17
     assert list(nothing.columns) == list(COLUMNS)
+    assert not nothing.why.str.contains(r"(?:\b\w ){4}").any(), "a note is a sentence, not its letters"
 
 
 def test_with_no_truth_planted_no_conclusion_is_supported_or_contradicted(nothing: pd.DataFrame) -> None:

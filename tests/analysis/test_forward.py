@@ -155,7 +155,7 @@ def test_colours_are_explained_where_there_are_pictures(reported: Path) -> None:
 
 def test_importance_is_of_the_ranges_that_were_searched(study: Path) -> None:
     cache, space = times(study), study / "space.yaml"
-    space.write_text(space.read_text().replace("[0.001, 10.0]", "[0.0001, 10.0]"))
+    space.write_text(space.read_text().replace("{adam: {lr: 0.001}}]", "{adam: {lr: 0.001}}, {adamw: {lr: 0.001}}]"))
     gather(study)
     assert {name for name, when in times(study).items() if when != cache[name]} == {"importance.parquet"}
 

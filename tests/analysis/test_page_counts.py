@@ -117,7 +117,7 @@ def test_errors_in_sentences(made: Made) -> None:
     cells = confusion_matrix(label, predicted, labels=list(CLASS_NAMES))
     groups = sum(np.outer(*[np.isin(CLASS_NAMES, group)] * 2) for group in SIMILAR)
     chance = (expected(cells[None].astype(float))[0] * groups).sum() / len(errors)
-    assert found[4] == f"which classes are missed and answered alone gives {100 * chance:.0f} %"
+    assert found[4] == f"how often each class is missed and wrongly answered would alone give {100 * chance:.0f} %"
 
 
 def test_images_that_every_network_gets_wrong_are_shown(made: Made) -> None:
@@ -237,7 +237,7 @@ def test_mended_and_broken(made: Made) -> None:
     for (block, said, _), p in zip(tests, holm([p for *_, p in tests]), strict=True):
         differ = "the two differ" if p < 0.05 else "no difference shown"
         how = "McNemar's exact test, after Holm's correction over 3 pairs: "
-        sure = "Whether it holds for other seeds, the row “all images” says."
+        sure = "What other seeds would do, the row “all images” says."
         assert said in block.text
         assert f". {how}p = {p:.2g}, {differ} for other images. {sure}" in block.text
 

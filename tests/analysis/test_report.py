@@ -164,6 +164,16 @@ def test_failed_and_diverged_trials_are_listed_with_their_reason(made: Path) -> 
     assert re.search(r"\| s0009 +\| resnet18 sgd lr=9 +\| failed +\| RuntimeError: .*of memory", text)
 
 
+def test_what_is_compared_in_the_search(made: Path) -> None:
+    """The baseline arm alone: the space could have proposed nothing else of what the made search tried."""
+    text = (made / "report.md").read_text()
+    assert "1 of the search's 10 trials, 1 of them an arm, are compared" in text
+    assert "up to epoch 10 of 10, which they reached" in text
+    assert "is underrated" not in text, "they were compared at their full length"
+    assert "How well early epochs foretold the end is not shown: it takes 8 trials that ran to their end" in text
+    assert "early-epochs" not in text
+
+
 def test_what_stopping_saved(made: Path) -> None:
     text = (made / "report.md").read_text()
     # 4 of 10 trials ran 3 of their 10 epochs at 9.5 s each: 28 epochs, 266 s
