@@ -15,10 +15,10 @@ test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 0 -m slow
 
 test-gpu: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -n 0 -m gpu
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

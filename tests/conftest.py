@@ -10,6 +10,13 @@ from study import data
 from study.data import FashionMNIST, Splits
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Two processes share the tests. All that need Ray run in one, which starts it once; so do those of one file."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if "ray_cluster" in item.fixturenames else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def fashion_mnist() -> FashionMNIST:
     """Fashion-MNIST as published, found or fetched as the study does it."""
