@@ -256,6 +256,7 @@ def test_an_extended_study_searches_on_and_keeps_what_it_has(tmp_path: Path) -> 
     assert json.loads((tmp_path / "grown" / "study.json").read_text())["resumed"] == 2
 
 
+@pytest.mark.slow
 def test_the_one_epoch_rule_lets_the_best_three_go_on(tmp_path: Path) -> None:
     command = ["--space", "smoke.yaml", "--fidelity", "full", "--cpus-per-trial", "1", "--seeds", "1"]
     assert run.main([*command, "--results", str(tmp_path), "--scheduler", "one-epoch", "--trials", "5"]) == 0
@@ -268,6 +269,7 @@ def test_the_one_epoch_rule_lets_the_best_three_go_on(tmp_path: Path) -> None:
     assert not list((tmp_path / "smoke").glob("*/*/checkpoint.pt"))
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_the_search_for_good_and_confirm_still_runs(tmp_path: Path) -> None:
     results = ["--results", str(tmp_path)]
     assert run.main([*QUICK, *results, "--time-budget", "0.1s"]) == 0
