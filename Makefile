@@ -3,22 +3,28 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SPACE ?= resnet.yaml
 
-.PHONY: study test test-slow test-gpu lint clean
+.PHONY: study test test-ray test-rest test-slow test-gpu lint clean
 
 # Install, fetch the data, run the study and make its page.
 study: $(VENV)/installed
 	$(BIN)/python -m study.run --space $(SPACE); status=$$?; \
 	  [ $$status -gt 1 ] || $(BIN)/python -m analysis.report && exit $$status
 
-# Install and run every test but the slow ones and those that need a GPU.
+# Install and run every test but the slow ones and those that need a GPU; those that need Ray beside the others.
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest
+	$(MAKE) -k -j 2 --output-sync test-ray test-rest
+
+test-ray: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
+
+test-rest: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 0 -m slow
+	$(BIN)/python -m pytest -m slow
 
 test-gpu: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 0 -m gpu
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Fixtures that every room shares: the real data, and one core."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +10,11 @@ from study import data
 from study.data import FashionMNIST, Splits
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Function]) -> Generator[None, None, None]:
-    """Two processes share the tests. All that need Ray run in one, which starts it once, and take longest: they come
-    first. The others go by file.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark what needs Ray: it starts once for all of it, while another process runs the rest."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if "ray_cluster" in item.fixturenames else item.path.name))
-    items.sort(key=lambda item: "ray_cluster" not in item.fixturenames)
-    return (yield)
+        if "ray_cluster" in item.fixturenames:
+            item.add_marker("ray")
 
 
 @pytest.fixture(scope="session")
