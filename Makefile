@@ -12,7 +12,7 @@ study: $(VENV)/installed
 
 # Install and run every test but the slow ones and those that need a GPU; those that need Ray beside the others.
 test: $(VENV)/installed-test lint
-	$(MAKE) -k -j 2 --output-sync test-ray test-rest
+	$(MAKE) -k -j 2 test-ray test-rest
 
 test-ray: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
