@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from analysis.statistics import CONFIDENCE, Reals, ends, estimate
+from analysis.statistics import CONFIDENCE, Reals, ends
+from analysis.words import number, p_value, start
 
 Verdict = Literal["supported", "contradicted", "no material effect", "inconclusive"]
 
@@ -23,8 +25,9 @@ class Effect:
     """What was measured for a claim, in `unit`, positive where the claim is right.
 
     `low` and `high` are the ends of its 95 % interval, `p` is two-sided; None where they are not defined. `smallest` is
-    the smallest effect that matters. `sign_flip` and `needed` are known of differences between seeds alone: the p of
-    the sign-flip test, and how many seeds would settle it if effect and spread stay what they are.
+    the smallest effect that matters. `own` is what each seed says of it by itself, `spread` their standard deviation; 0
+    where it is not the seeds, or not they alone, that leave it open. It is measured on `images`, where it is of images;
+    `crossed` says whether the interval is over them too.
     """
 
     what: str
@@ -34,9 +37,14 @@ class Effect:
     low: float | None
     high: float | None
     p: float | None
-    seeds: int
-    sign_flip: float | None = None
-    needed: int | None = None
+    own: tuple[float, ...]
+    spread: float
+    images: int | None = None
+    crossed: bool = False
+
+    @property
+    def seeds(self) -> int:
+        return len(self.own)
 
     @property
     def verdict(self) -> Verdict:
@@ -47,31 +55,61 @@ class Effect:
             return "no material effect"
         return "supported" if self.low > 0 else "contradicted" if self.high < 0 else "inconclusive"
 
+    @property
+    def sentence(self) -> str:
+        """What it is, how sure, over how many seeds and images, and against what: made from its numbers alone."""
+        value = f"{start(self.what)}: {signed(self.value)} {self.unit}"
+        over = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        if self.images is not None:
+            over += f" and {self.images:,} images" if self.crossed else f", for these {self.images:,} images"
+        if self.low is None or self.high is None:
+            return f"{value} ({over}; no interval)."
+        sure = "" if self.p is None else f", {p_value(self.p)}"
+        ends = f"95 % interval {signed(self.low)} to {signed(self.high)} over {over}"
+        return f"{value} ({ends}{sure}; {number(self.smallest)} would matter)."
 
-def over_seeds(differences: Sequence[float], what: str, unit: str, smallest: float) -> Effect:
+
+def signed(value: float) -> str:
+    """Two decimals with a sign, and no sign on zero."""
+    return ("+" if value >= 0.005 else "") + number(value)
+
+
+def over_seeds(
+    own: Sequence[float], what: str, unit: str, smallest: float, images: int | None = None, resolution: float = 0.0
+) -> Effect:
     """The mean of one value a seed, with Student's t interval and test: see `statistics.estimate`.
 
     The test is Student's, not the sign-flip test, whose least p is 2 / 2ⁿ: of 6 seeds 0.03, which no correction for
-    several claims survives. What that says is given beside it.
+    several claims survives. What that says is given beside it. `resolution` is the standard deviation that rounding
+    alone gives the values: theirs is taken to be that at least, so that equal values have an interval too.
     """
-    found = estimate(differences)
-    p = float(stats.ttest_1samp(differences, 0).pvalue) if found.low is not None else None
-    needed = seeds_needed(differences, smallest) if found.low is not None else None
-    flipped = sign_flip(differences) if found.n > 1 else None
-    return Effect(what, unit, smallest, found.mean, found.low, found.high, p, found.n, flipped, needed)
+    n, mean = len(own), float(np.mean(own))
+    spread = max(float(np.std(own, ddof=1)), resolution) if n > 1 else 0.0
+    low = high = p = None
+    if spread > 1e-12:  # not equal but for rounding, nor NaN
+        low, high = map(float, stats.t.interval(CONFIDENCE, n - 1, mean, spread / n**0.5))
+        p = 2 * float(stats.t.sf(abs(mean) * n**0.5 / spread, n - 1))
+    return Effect(what, unit, smallest, mean, low, high, p, tuple(map(float, own)), spread, images)
 
 
-def over_draws(value: float, draws: Reals, what: str, unit: str, smallest: float, seeds: int) -> Effect:
-    """A value with its percentile interval over bootstrap draws (draws,) of seeds and images: `statistics.Crossed`.
+def over_both(values: Reals, seeds: int, what: str, unit: str, smallest: float, images: int) -> Effect:
+    """A value with an interval over seeds and images: the wider, at either end, of Student's t over the seeds' own
+    values and of the percentiles over bootstrap draws of seeds and images (`statistics.Crossed`).
 
-    p is twice the share of draws on the other side of 0, counting one more (Davison & Hinkley 1997, section 4.4).
+    `values` (1 + seeds + draws,): what was found, what each seed says by itself, the draws. With few seeds the draws
+    vary too little, and t knows nothing of other images. The draws' p is twice the share of them on the other side of
+    0, counting one more (Davison & Hinkley 1997, section 4.4); the larger of the two is taken. One seed has neither.
     """
-    low, high = ends(draws)
-    if np.isnan(low):
-        return Effect(what, unit, smallest, value, None, None, None, seeds)
+    own, draws = values[1 : 1 + seeds], values[1 + seeds :]
+    found = dataclasses.replace(over_seeds(own.tolist(), what, unit, smallest, images), value=float(values[0]))
+    low, high = map(float, ends(draws))
+    if found.low is None or found.high is None or found.p is None or np.isnan(low):
+        return dataclasses.replace(found, low=None, high=None, p=None)
+    spread = found.spread if found.low <= low and high <= found.high else 0.0
     beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-    p = min(1.0, 2 * float(beyond + 1) / (len(draws) + 1))
-    return Effect(what, unit, smallest, value, float(low), float(high), p, seeds)
+    p = max(found.p, min(1.0, 2 * float(beyond + 1) / (len(draws) + 1)))
+    low, high = min(low, found.low), max(high, found.high)
+    return dataclasses.replace(found, low=low, high=high, p=p, spread=spread, crossed=True)
 
 
 def sign_flip(values: Sequence[float]) -> float:
@@ -101,15 +139,20 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def seeds_needed(differences: Sequence[float], smallest: float) -> int | None:
+def seeds_needed(effect: Effect, level: float) -> int | None:
     """With how many seeds the interval would leave out 0, or lie within ± smallest, with a chance of some 80 %.
 
-    If mean and spread are what they were. By the quantiles of Student's t (Chow, Shao & Wang 2008, Sample Size
-    Calculations in Clinical Research, section 3.1). None where it takes more than 1,000.
+    If mean and spread over seeds are what they were; `level` is that of the test against 0, after the correction for
+    several. By the quantiles of Student's t (Chow, Shao & Wang 2008, Sample Size Calculations in Clinical Research,
+    section 3.1). None where it takes more than 1,000, or no more than there are: then it is not the seeds that lack.
     """
-    mean, spread = abs(float(np.mean(differences))), float(np.std(differences, ddof=1))
-    n = np.arange(2, MOST_SEEDS + 1)
-    ends, one_sided, two_sided = (stats.t.ppf(q, n - 1) for q in ((1 + CONFIDENCE) / 2, POWER, (1 + POWER) / 2))
-    error = spread / np.sqrt(n)
-    enough = ((ends + one_sided) * error < mean) | ((ends + two_sided) * error < smallest - mean)
-    return int(n[enough.argmax()]) if enough.any() else None
+    if not effect.spread > 0:
+        return None
+    mean, n = abs(effect.value), np.arange(2, MOST_SEEDS + 1)
+    of_0, ends, one_sided, two_sided = (
+        stats.t.ppf(q, n - 1) for q in (1 - level / 2, (1 + CONFIDENCE) / 2, POWER, (1 + POWER) / 2)
+    )
+    error = effect.spread / np.sqrt(n)
+    enough = ((of_0 + one_sided) * error < mean) | ((ends + two_sided) * error < effect.smallest - mean)
+    least = int(n[enough.argmax()])
+    return least if enough.any() and least > effect.seeds else None

@@ -43,21 +43,21 @@ def gallery(image: Bytes, number: int, seed: int = 0) -> bytes:
     return svg.getvalue()
 
 
-def severity_curves(table: pd.DataFrame, arms: Sequence[str], by: str) -> bytes:
-    """Accuracy against severity, mean and 95 % interval over seeds, a panel for each family or corruption.
+def severity_curves(table: pd.DataFrame, arms: Sequence[str]) -> bytes:
+    """Accuracy against severity, mean and 95 % interval over seeds, a panel for each corruption.
 
-    table: rows of the table `stress`; arms: at most 5 configurations; by: "family", the mean over its corruptions, or
-    "corruption". A bar is missing where there is a single seed. Raises ValueError for more configurations.
+    table: rows of the table `stress`; arms: at most 5 configurations. A bar is missing where there is a single seed.
+    Raises ValueError for more configurations.
     """
     if len(arms) > len(LOOKS):
         raise ValueError(f"arms: got {len(arms)}, must be at most {len(LOOKS)}")
     clean, stressed = (table[(table.corruption == CLEAN) == is_clean] for is_clean in (True, False))
-    panels_of = list(dict.fromkeys(stressed[by]))
+    panels_of = list(dict.fromkeys(stressed.corruption))
     rows = math.ceil(len(panels_of) / 2)
     with _figure(1.5 * rows + 0.9) as (figure, svg):
         panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
         for axes, panel in zip(panels.ravel(), panels_of, strict=False):
-            of = pd.concat([clean, stressed[stressed[by] == panel]])
+            of = pd.concat([clean, stressed[stressed.corruption == panel]])
             for place, (arm, (colour, mark, line)) in enumerate(zip(arms, LOOKS, strict=False)):
                 by_seed = of[of.arm == arm].groupby(["severity", "seed"]).accuracy.mean()
                 found = [estimate(values.tolist()) for _, values in by_seed.groupby("severity")]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis import failures, stress
+from analysis import failures
 from analysis.attention import trusted
-from analysis.corruptions import CLEAN
-from analysis.effects import Effect, over_draws, over_seeds
+from analysis.corruptions import CLEAN, SEVERITIES
+from analysis.effects import Effect, over_both, over_seeds
 from analysis.failures import Confirmed
 from analysis.runs import NotTested, Runs
 from analysis.statistics import Crossed, Reals, quotient
@@ -26,21 +26,32 @@ LOSS = 0.05  # nats
 NO_SHAPE, NO_TEXTURE = ["patch_shuffle"], ["silhouette_fill", "low_pass"]  # the suppressions of each
 
 
+def contrast(runs: Runs, weights: Mapping[str, float], what: str) -> Effect:
+    """Σ weight · test accuracy over arms, of the seeds that all have: over images too, where all are predicted."""
+    by_seed = sum(100 * weight * runs.by_seed(arm, lambda t: t.test_accuracy) for arm, weight in weights.items())
+    own, what = pd.Series(by_seed).dropna(), f"test accuracy, {what}"
+    seeds = some(own)
+    table = runs.predictions
+    table = table[(table.stage == "confirm") & table.arm.isin(list(weights)) & table.seed.isin(own.index)]
+    if table.trial_id.nunique() < len(weights) * len(seeds):
+        return over_seeds(seeds, what, POINTS, ACCURACY)
+    of = failures.pivot(table)
+    right = sum(weight * ~of.wrong[of.of(arm)] for arm, weight in weights.items())
+    crossed = Crossed(sorted(own.index), len(of.images))
+    values = 100 * ratio(crossed, np.asarray(right), np.ones(np.shape(right)))
+    return over_both(values, len(seeds), what, POINTS, ACCURACY, len(of.images))
+
+
 def gain(runs: Runs, before: str, after: str) -> Effect:
     """Test accuracy of `after` less that of `before`, seed by seed."""
-    less = runs.by_seed(after, lambda t: t.test_accuracy) - runs.by_seed(before, lambda t: t.test_accuracy)
-    return main_effect(100 * less.dropna(), f"{after} less {before}")
-
-
-def main_effect(less: pd.Series, what: str) -> Effect:
-    return over_seeds(some(less), f"test accuracy, {what}", POINTS, ACCURACY)
+    return contrast(runs, {after: 1.0, before: -1.0}, f"{after} less {before}")
 
 
 def gap(runs: Runs, before: str, after: str) -> list[Effect]:
     """How much smaller the gap between training and test is."""
 
     def less(value: Callable[[pd.DataFrame], pd.Series]) -> list[float]:
-        return some((runs.by_seed(before, value) - runs.by_seed(after, value)).dropna())
+        return some(runs.by_seed(before, value) - runs.by_seed(after, value))
 
     accuracy = less(lambda t: 100 * (t.train_accuracy_clean - t.test_accuracy))
     loss = less(lambda t: t.test_loss - t.train_loss_clean)
@@ -51,15 +62,11 @@ def gap(runs: Runs, before: str, after: str) -> list[Effect]:
 
 
 def some(values: pd.Series) -> list[float]:
-    if values.empty:
-        raise NotTested("the two arms have no seed in common")
-    return [float(value) for value in values]
-
-
-def cells(runs: Runs) -> pd.DataFrame:
-    """Test accuracy in points by seed; columns optimizer, schedule."""
-    by_cell = {cell: 100 * runs.by_seed(arm, lambda t: t.test_accuracy) for cell, arm in runs.factorial().items()}
-    return pd.DataFrame(by_cell).dropna()
+    """Those that are known. Raises NotTested where none is."""
+    known = values.dropna()
+    if known.empty:
+        raise NotTested("what it compares has no seed in common")
+    return [float(value) for value in known]
 
 
 def epochs_to(runs: Runs, arm: str, level: float) -> pd.Series:
@@ -77,13 +84,15 @@ def failed(runs: Runs) -> tuple[str, Confirmed, Crossed]:
 
 
 def ratio(crossed: Crossed, events: npt.NDArray[np.generic], of: npt.NDArray[np.generic]) -> Reals:
-    """sum(events) / sum(of), both (T, N): (1 + draws,), what was observed and the draws."""
-    observed = quotient(events.sum(), of.sum())
-    return np.append(observed, quotient(crossed.sums(events), crossed.sums(of)))
+    """sum(events) / sum(of), both (T, N), in the order that `over_both` takes: of all, of each trial, of each draw."""
+    return quotient(*(np.concatenate([[v.sum()], v.sum(axis=1), crossed.sums(v)]) for v in (events, of)))
 
 
 def drawn(of: Confirmed, values: Reals, what: str, unit: str, smallest: float) -> Effect:
-    return over_draws(float(values[0]), values[1:], what, unit, smallest, len(of.seeds))
+    """An effect of the reference arm's predictions. Raises NotTested where none is of the kind that it takes."""
+    if np.isnan(values[0]):
+        raise NotTested(f"nothing was predicted of which it could be counted: {what}")
+    return over_both(values, len(of.seeds), what, unit, smallest, len(of.images))
 
 
 def fifth(runs: Runs, pattern: str) -> Effect:
@@ -96,28 +105,37 @@ def fifth(runs: Runs, pattern: str) -> Effect:
     return drawn(of, 100 * less, what, POINTS, ERRORS)
 
 
-def fall(runs: Runs, corruption: str) -> Effect:
-    """By how much the accuracy falls under a corruption, mean over its severities."""
+def fall(runs: Runs, corruption: str, how: str) -> Effect:
+    """By how much the accuracy falls under a corruption, mean over its severities; `how` says in words what it does."""
     arm = runs.reference()
     of = runs.of(arm, "stress")
     means = of.groupby(["corruption", "seed"], observed=True).accuracy.mean()
-    less = 100 * (means[CLEAN] - means[corruption]).dropna()
-    return over_seeds(less.tolist(), f"fall of the accuracy under {corruption} ({arm})", POINTS, FALL)
+    what = f"fall of the accuracy {how}, mean over five severities ({arm})"
+    return over_seeds(some(100 * (means[CLEAN] - means[corruption])), what, POINTS, FALL, stressed(runs, arm))
+
+
+def stressed(runs: Runs, arm: str) -> int:
+    """How many test images were corrupted."""
+    return int(runs.of(arm, "stress").n.iloc[0])
 
 
 def preference(runs: Runs, arm: str) -> pd.Series:
-    """Accuracy retained without shape less that without texture, by seed: above 0 where texture matters more."""
+    """Accuracy retained without shape less that without texture, in points by seed: above 0, texture matters more.
+
+    At the highest severity alone, where all shape and all texture that the suppressions can take is gone: at those
+    below it, how much is left of either depends on the amounts that were chosen.
+    """
     of = runs.of(arm, "stress")
-    retention = stress.errors(of, arm).set_index(["corruption", "seed"]).retention.unstack(0)
-    return (retention[NO_SHAPE].mean(axis=1) - retention[NO_TEXTURE].mean(axis=1)).dropna()
+    left = of[of.severity.isin([0, SEVERITIES[-1]])].set_index(["seed", "corruption"]).accuracy.unstack()
+    return 100 * (left[NO_SHAPE].mean(axis=1) - left[NO_TEXTURE].mean(axis=1)) / left[CLEAN]
 
 
-def energy(runs: Runs, arm: str) -> pd.DataFrame:
-    """The table `attention` of the arm, for predicted classes, by maps that pass every check in all its networks."""
-    checks = runs.of(arm, "attention_checks")
+def energies(runs: Runs, *arms: str) -> list[pd.DataFrame]:
+    """The table `attention` of each arm, for predicted classes, by the first maps that pass every check in all."""
+    checks = pd.concat([runs.of(arm, "attention_checks") for arm in arms])
     sure = [variant for variant, passed in trusted(checks).items() if passed]
     if not sure:
         failed = ", ".join(checks[~checks.passed].check.unique())
-        raise NotTested(f"maps of {arm} fail the checks that would make them evidence ({failed})")
-    of = runs.of(arm, "attention")
-    return of[(of.target == "predicted") & (of.variant == sure[0])]
+        raise NotTested(f"maps of {' or '.join(arms)} fail the checks that would make them evidence ({failed})")
+    every = [runs.of(arm, "attention") for arm in arms]
+    return [of[(of.target == "predicted") & (of.variant == sure[0])] for of in every]

@@ -1,6 +1,7 @@
 """What the confirmed networks do when they are run again: where they look, under corruptions, on validation images.
 
-Of trials whose weights are gone, the tables keep what an earlier report found: a study may be kept without them.
+Of trials whose weights are gone, the tables keep what an earlier report found: a study may be kept without them. Where
+other trials have theirs, only what the same code found on the same images is kept: both are compared.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from analysis import attention, calibration, corruptions, descriptors, statistics, stress, tables
-from analysis.forward import Networks
+from analysis.forward import KEY as MADE_FROM
+from analysis.forward import Networks, digest
 from analysis.schemas import KEY
 from study.config import TrialConfig
 from study.data import Bytes, Splits
+from study.records import write_whole
 from study.trainer import Precision
 
 SEED = 0  # of every sample that is drawn here
@@ -68,16 +73,23 @@ class Rerun:
         self.of = {str(trial): rows for trial, rows in predictions.groupby("trial_id", sort=True)}
         self.there = [trial for trial in self.of if (folder / "confirm" / trial / "best.pt").is_file()]
         self.lost = predictions[~predictions.trial_id.isin(self.there)]
+        self.dropped: list[str] = []  # tables of which what an earlier report found is not kept
 
     @property
     def missing(self) -> list[str]:
         if self.lost.empty:
             return []
         gone, kept = len(self.of) - len(self.there), self._earlier("attention").trial_id.nunique()
-        return [
+        said = [
             f"Maps of {gone} of {len(self.of)} confirmed trials cannot be drawn: their weights, confirm/*/best.pt, are "
             "not in this folder." + (f" What an earlier report measured with those of {kept} is kept." if kept else "")
         ]
+        if self.dropped:
+            said.append(
+                f"What an earlier report measured with them is dropped from {', '.join(self.dropped)}: it was measured "
+                "by other code or on other images than the rest."
+            )
+        return said
 
     def attention(self, images: Images) -> pd.DataFrame:
         """The table `attention`: maps of a sample of errors and of matched correct images."""
@@ -88,14 +100,14 @@ class Rerun:
         for trial, rows in found.items():
             matched = rows.matched.map(order, na_action="ignore").astype("Int32")
             found[trial] = rows.assign(image=rows.image.map(order), matched=matched)
-        return self._table("attention", found)
+        return self._table("attention", found, digest(attention, *shared))
 
     def checks(self, images: Images) -> pd.DataFrame:
         """The table `attention_checks`: whether the maps are to be trusted."""
         wrong = {trial: _wrong(self.of[trial], images) for trial in self.there}
         said = f"whether the maps of {len(self.there)} networks are to be trusted"
         found = self._over(said, _check, wrong, (images.pixels,), attention, statistics)
-        return self._table("attention_checks", found)
+        return self._table("attention_checks", found, digest(attention, statistics, images.pixels))
 
     def maps(self, images: Images, on_show: Mapping[str, set[int]]) -> dict[str, pd.DataFrame]:
         """By trial, the maps that cards show, indexed by image: 28×28, predicted and true."""
@@ -114,20 +126,22 @@ class Rerun:
         said = f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions"
         precision = {trial: self.precision[trial] for trial in self.there}
         sources = (stress, corruptions, attention, descriptors)
-        return self._table("stress", self._over(said, _stress, precision, shared, *sources))
+        found = self._over(said, _stress, precision, shared, *sources)
+        return self._table("stress", found, digest(*sources, *shared))
 
     def calibration(self, splits: Splits) -> pd.DataFrame:
         """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
         shared = (splits.val_images, splits.val_labels)
         said = f"how far {len(self.there)} networks are to be believed"
-        fitted = self._over(said, _fit, dict.fromkeys(self.there), shared, calibration, attention)
+        precision = {trial: self.precision[trial] for trial in self.there}
+        fitted = self._over(said, _fit, precision, shared, calibration, attention)
         temperatures = pd.Series(
             {trial: float(rows.temperature.iloc[0]) for trial, rows in fitted.items()}, dtype=float
         )
-        earlier = self._earlier("calibration")
+        earlier, key = self._kept("calibration", digest(calibration, attention, *shared))
         kept = earlier[earlier.scaled].set_index("trial_id").temperature
         found = calibration.calibration(self.predictions, pd.concat([temperatures, kept]))
-        return self._write("calibration", found.merge(self._keys(), on="trial_id"))
+        return self._write("calibration", found.merge(self._keys(), on="trial_id"), key)
 
     def _over(
         self, said: str, work: Callable[..., pd.DataFrame], own: Mapping[str, Any], shared: Any, *sources: ModuleType
@@ -140,17 +154,42 @@ class Rerun:
             self.step(said, len(found), len(own))
         return found
 
-    def _table(self, name: str, found: dict[str, pd.DataFrame]) -> pd.DataFrame:
-        """What was found of each trial, and what is kept of those without weights."""
+    def _table(self, name: str, found: dict[str, pd.DataFrame], key: str) -> pd.DataFrame:
+        """What was found of each trial, and what is kept of those without weights; `key` is a digest of its sources."""
         rows = [rows.assign(trial_id=trial) for trial, rows in found.items()]
         made = [pd.concat(rows, ignore_index=True).merge(self._keys(), on="trial_id")] if rows else []
-        earlier = self._earlier(name)
+        earlier, key = self._kept(name, key)
         both = pd.concat([*made, earlier] if len(earlier) or not made else made, ignore_index=True)
-        return self._write(name, both.sort_values("trial_id", kind="stable", ignore_index=True))
+        return self._write(name, both.sort_values("trial_id", kind="stable", ignore_index=True), key)
 
-    def _write(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+    def _kept(self, name: str, key: str) -> tuple[pd.DataFrame, str]:
+        """What is kept of trials without weights, and the table's key: where none has weights, all, and its own."""
+        earlier, theirs = self._earlier(name), self._key(name)
+        if not self.there:
+            return earlier, theirs if len(earlier) else key
+        if len(earlier) and theirs != key:
+            self.dropped.append(name)
+            earlier = earlier[:0]
+        return earlier, key
+
+    def _key(self, name: str) -> str:
+        try:
+            metadata = pq.read_schema(self._path(name)).metadata or {}
+        except (OSError, pa.ArrowException):
+            metadata = {}
+        return str(metadata.get(MADE_FROM, b"").decode())
+
+    def _write(self, name: str, table: pd.DataFrame, key: str) -> pd.DataFrame:
         tables.write(self.folder, name, table)
+        written = pq.read_table(self._path(name))
+        sink = pa.BufferOutputStream()
+        keyed = written.replace_schema_metadata({**(written.schema.metadata or {}), MADE_FROM: key.encode()})
+        pq.write_table(keyed, sink, compression="zstd")
+        write_whole(self._path(name), sink.getvalue().to_pybytes())
         return tables.read(self.folder, name)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "tables" / f"{name}.parquet"
 
     def _keys(self) -> pd.DataFrame:
         return self.predictions[KEY_NAMES].drop_duplicates("trial_id")
@@ -198,10 +237,13 @@ def _stress(network: nn.Module, config: TrialConfig, own: Precision, shared: tup
     return stress.stress(network, config, *shared, SEED, own)
 
 
-def _fit(network: nn.Module, config: TrialConfig, own: None, shared: tuple[Bytes, Bytes]) -> pd.DataFrame:
-    """The temperature that suits the validation images, of which the network was chosen by the best epoch only."""
+def _fit(network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, Bytes]) -> pd.DataFrame:
+    """The temperature that suits the validation images, of which the network was chosen by the best epoch only.
+
+    In the precision of the training, in which the test images were predicted too.
+    """
     inputs = attention.normalised(shared[0], config.mean, config.std)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=own == "bf16"):
         logits = torch.cat([network(part) for part in inputs.split(attention.BATCH)])
     return pd.DataFrame({"temperature": [calibration.temperature(logits.double().numpy(), shared[1])]})
 

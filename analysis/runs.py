@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
+from analysis.statistics import lost_seeds
+from study.config import SGD, Adam, Step, TrialConfig, hyperparameters
+
 OPTIMIZATION = ("hp_optimizer", "hp_lr", "hp_momentum", "hp_nesterov", "hp_schedule", "hp_step_size", "hp_gamma")
 OPTIMIZERS, SCHEDULES = ("sgd", "adam"), ("none", "step", "cosine")
+# The settings of the ResNet source's two runs; a preview may have fewer epochs and a narrower network.
+BASELINE = TrialConfig(optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4), epochs=15, mean=0.5, std=0.5)
+IMPROVED = dataclasses.replace(BASELINE, optimizer=Adam(lr=1e-3), schedule=Step(step_size=5, gamma=0.1))
+SMALLER = ("hp_epochs", "hp_widths", "hp_stem")
 
 
 class NotTested(Exception):
@@ -32,18 +40,26 @@ class Runs:
     attention_checks: pd.DataFrame
     stress: pd.DataFrame
     calibration: pd.DataFrame
-    arms: pd.DataFrame = field(init=False)  # of the confirmed arms, by name: the model and the hp_* columns
+    arms: pd.DataFrame = field(init=False)  # of the arms to be confirmed, by name: the model and the hp_* columns
+    lost: dict[str, str] = field(init=False)  # by arm, what became of seeds that failed or diverged: `lost_seeds`
+    used: set[str] = field(init=False, default_factory=set)  # the arms whose rows were asked for
 
     def __post_init__(self) -> None:
-        done = self.trials[(self.trials.stage == "confirm") & (self.trials.status == "completed")]
-        ours = done.arm.str.fullmatch(r"candidate-\d+", na=True).astype(bool)
-        object.__setattr__(self, "arms", done[~ours].groupby("arm").first().filter(regex="^(model$|hp_)"))
+        confirm = self.trials[(self.trials.stage == "confirm") & (self.trials.stop_reason != "superseded")]
+        ours = confirm.arm.str.fullmatch(r"candidate-\d+", na=True).astype(bool)
+        object.__setattr__(self, "arms", confirm[~ours].groupby("arm").first().filter(regex="^(model$|hp_)"))
+        object.__setattr__(self, "lost", lost_seeds(self.trials))
+
+    @property
+    def completed(self) -> pd.DataFrame:
+        """The confirm trials that were completed."""
+        return self.trials[(self.trials.stage == "confirm") & (self.trials.status == "completed")]
 
     def of(self, arm: str, table: str = "trials") -> pd.DataFrame:
         """The rows of an arm's completed confirm trials, in a table with a trial's key. Raises NoRows."""
-        rows: pd.DataFrame = getattr(self, table)
+        self.used.add(arm)
+        rows: pd.DataFrame = self.completed if table == "trials" else getattr(self, table)
         rows = rows[(rows.stage == "confirm") & (rows.arm == arm)]
-        rows = rows[rows.status == "completed"] if table == "trials" else rows
         if rows.empty:
             raise NoRows(f"it takes the table {table} of {arm}, which has no rows")
         return rows
@@ -67,17 +83,16 @@ class Runs:
         raise NotTested("it takes two arms that differ in augmentation alone")
 
     def sources(self) -> tuple[str, str]:
-        """The ResNet source's two settings on one model: SGD at a constant rate, and Adam with StepLR."""
-
-        def arms(optimizer: str, schedule: str, lr: float, weight_decay: float) -> pd.DataFrame:
-            of = self.arms[(self.arms.hp_optimizer == optimizer) & (self.arms.hp_schedule == schedule)]
-            wanted = np.isclose(of[["hp_lr", "hp_weight_decay"]].astype(float), [lr, weight_decay])
-            return of[wanted.all(axis=1)]
-
-        befores, afters = arms("sgd", "none", 0.1, 5e-4), arms("adam", "step", 1e-3, 0)
-        for before in befores.index:
-            for after in afters.index[afters.model == befores.model[before]]:
-                return str(before), str(after)
+        """The ResNet source's two settings, all of them, on one network: SGD at a constant rate, Adam with StepLR."""
+        free = SMALLER if (self.trials.fidelity == "preview").any() else ()
+        for arms in self.alike(*OPTIMIZATION, "hp_weight_decay"):
+            found = []
+            for config in (BASELINE, IMPROVED):
+                wanted = {name: value for name, value in hyperparameters(config).items() if name not in free}
+                same = [(arms[name] == value).fillna(False).astype(bool) for name, value in wanted.items()]
+                found.append(arms.index[np.logical_and.reduce(same)])
+            if all(map(len, found)):
+                return str(found[0][0]), str(found[1][0])
         raise NotTested("it takes the source's two arms, SGD at a constant rate and Adam with StepLR")
 
     def factorial(self) -> dict[tuple[str, str], str]:
@@ -90,14 +105,15 @@ class Runs:
         raise NotTested("it takes arms of SGD and Adam, each with no schedule, StepLR and cosine, all else equal")
 
     def shortcuts(self) -> list[tuple[str, str]]:
-        """Pairs of arms without shortcuts and with them, all else equal."""
+        """Pairs of arms without shortcuts and with them, all else equal; the deepest first."""
         groups = [
-            dict(zip(arms.hp_shortcut.astype(bool), arms.index, strict=True)) for arms in self.alike("hp_shortcut")
+            arms.set_index(arms.hp_shortcut.astype(bool)).assign(arm=arms.index) for arms in self.alike("hp_shortcut")
         ]
-        pairs = [(str(of[False]), str(of[True])) for of in groups if len(of) == 2]
+        pairs = [of for of in groups if set(of.index) == {False, True}]
         if not pairs:
             raise NotTested("it takes two arms that differ in their shortcuts alone")
-        return pairs
+        pairs.sort(key=lambda of: -sum(map(int, of.hp_blocks.iloc[0].split("-"))))
+        return [(str(of.arm[False]), str(of.arm[True])) for of in pairs]
 
     def reference(self) -> str:
         """The arm whose failures are looked at: the one without augmentation, else the best by validation accuracy."""
@@ -106,4 +122,5 @@ class Runs:
         try:
             return self.augmentation()[0]
         except NotTested:
-            return max(map(str, self.arms.index), key=lambda arm: float(self.of(arm).val_accuracy.mean()))
+            accuracy = self.completed.groupby("arm").val_accuracy.mean()
+            return str(accuracy.reindex(self.arms.index).fillna(0).astype(float).idxmax())

@@ -202,13 +202,15 @@ FAILURES = _schema(
     ],
 )
 KINDS = {"image": pa.int32(), "wrong": YES_NO, "passed": YES_NO, "matched": pa.int32(), "n": WHOLE}
-KINDS |= dict.fromkeys(("severity", "seeds", "seeds_needed"), WHOLE) | dict.fromkeys(("inside", "scaled"), YES_NO)
+KINDS |= dict.fromkeys(("severity", "seeds", "images", "seeds_needed"), WHOLE) | dict.fromkeys(
+    ("inside", "scaled"), YES_NO
+)
 WORDS = ("layer", "variant", "target", "check", "corruption", "family", "claim", "text", "source", "said", "measure")
 KINDS |= dict.fromkeys((*WORDS, "verdict", "effect_of", "unit", "spaces", "why"), TEXT)
 MAY_BE_MISSING = {
     "matched", "energy", "random_energy", "value", "low", "high", "confident_if_wrong", "wrong_if_confident",
     "claimed_if_confident", "effect_of", "unit", "effect", "p", "p_holm", "p_sign_flip", "smallest", "seeds",
-    "seeds_needed",
+    "images", "seeds_needed",
 }  # fmt: skip
 
 

@@ -28,8 +28,7 @@ INSIDE = {  # what training augmentation does of the same kind
     "occlusion": "erasing",
 }
 BATCH = 100  # images a forward pass: what FashionCNN computes from them stays in a core's cache
-ROUNDING = 1e-12  # accuracies are quotients of whole numbers
-MEASURES = ["error", "excess", "retention", "ce", "relative_ce"]
+MEASURES = ["error", "retention", "ce"]
 
 COLUMNS = {
     "corruption": "name of the corruption or suppression, clean for the images as they are",
@@ -88,14 +87,12 @@ def errors(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     E(s) is the error, 1 - accuracy, at severity s, and E(0) that on clean images; sums are over severities 1 to 5.
 
     error: Σ E(s) / 5, in [0, 1].
-    excess: Σ (E(s) - E(0)) / 5.
     retention: Σ A(s) / (5 A(0)), accuracies A; the robustness score of Laugros et al. 2019, arXiv:1909.02436.
     ce: Σ E(s) / Σ E_reference(s), the corruption error of Hendrycks & Dietterich 2019; below 1 is better.
-    relative_ce: Σ (E(s) - E(0)) / Σ (E_reference(s) - E_reference(0)), their relative corruption error.
     inside: whether any configuration of the table is trained with changes of this kind.
 
-    Both ratios are of the same seed: NaN where the reference has none, or its sum is not above 0. Raises ValueError for
-    another reference.
+    `ce` is of the same seed: NaN where the reference has none, or its sum is 0. Raises ValueError for another
+    reference.
     """
     if reference not in set(table.arm):
         raise ValueError(f"reference: got {reference!r}, must be one of {', '.join(sorted(set(table.arm)))}")
@@ -104,21 +101,19 @@ def errors(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     found = stressed.groupby(keys, sort=False, observed=True).agg(accuracy=("accuracy", "mean")).reset_index()
     found["inside"] = found.corruption.map(stressed.groupby("corruption", observed=True).inside.any())
     found = found.join(clean.set_index(["arm", "seed"]).accuracy.rename("clean"), on=["arm", "seed"])
-    found["error"], found["excess"] = 1 - found.accuracy, found.clean - found.accuracy
-    found["retention"] = found.accuracy / found.clean
-    theirs = found[found.arm == reference].set_index(["seed", "corruption"])[["error", "excess"]]
-    theirs = found[["seed", "corruption"]].join(theirs.where(theirs > ROUNDING), on=["seed", "corruption"])
-    found["ce"], found["relative_ce"] = found.error / theirs.error, found.excess / theirs.excess
+    found["error"], found["retention"] = 1 - found.accuracy, found.accuracy / found.clean
+    theirs = found[found.arm == reference].set_index(["seed", "corruption"]).error
+    found["ce"] = found.error / found.join(theirs.where(theirs > 0).rename("theirs"), on=["seed", "corruption"]).theirs
     return found.drop(columns=["accuracy", "clean"])
 
 
 def means(costs: pd.DataFrame) -> pd.DataFrame:
     """Means over corruptions of what `errors` gives: a row a configuration, seed and group of corruptions.
 
-    Groups: every family; "all" corruptions, without suppressions; of these, "inside" and "outside" the training
-    augmentation of any configuration. `n`: corruptions. The mean of `error` is the mean corruption error, not relative
-    to anything; that of `ce` is the mCE, that of `relative_ce` the relative mCE of Hendrycks & Dietterich 2019.
-    NaN where any of a group's is: configurations are compared on the same corruptions or not at all.
+    Groups: every family; "all" corruptions, without suppressions; of these, "inside", the kinds of change that the
+    training augmentation of any configuration makes, whatever their size, and "outside", the others. `n`: corruptions.
+    The mean of `error` is the mean corruption error, not relative to anything; that of `ce` is the mCE. NaN where any
+    of a group's is: configurations are compared on the same corruptions or not at all.
     """
     ordinary = costs[costs.family != "suppression"]
     groups = [
@@ -128,4 +123,4 @@ def means(costs: pd.DataFrame) -> pd.DataFrame:
     ]
     by_group = pd.concat(groups).groupby(["arm", "seed", "group"], sort=False, observed=True)
     measures = by_group[MEASURES].agg(lambda values: values.mean(skipna=False))
-    return measures.rename(columns={"ce": "mce", "relative_ce": "relative_mce"}).assign(n=by_group.size()).reset_index()
+    return measures.rename(columns={"ce": "mce"}).assign(n=by_group.size()).reset_index()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.claims import CLAIMS, Claim, Found
-from analysis.effects import Effect, holm
+from analysis.effects import Effect, holm, seeds_needed, sign_flip
 from analysis.runs import NotTested, Runs
 from analysis.statistics import CONFIDENCE
-from analysis.words import number, p_value, start
+from analysis.words import start
 
 NOT_TESTED = "not tested"
 ORDER = ("contradicted", "no material effect", "inconclusive", "supported")  # the first that an effect has decides
@@ -26,39 +26,59 @@ COLUMNS = {
     "effect": "its value; null where not tested",
     "low": "low end of its 95 % interval; null where there is none",
     "high": "high end",
-    "p": "two-sided p of the effect that decides; null where there is none",
+    "p": "two-sided p of the claim: the largest of its effects', or, contradicted by one of k, k times its; null where "
+    "there is none",
     "p_holm": "adjusted for all tested claims (Holm 1979)",
-    "p_sign_flip": "of the sign-flip test over seeds, not adjusted; null where the effect is not one of seeds",
+    "p_sign_flip": "of the sign-flip test over seeds for the effect that decides, not adjusted; null for one seed",
     "smallest": "the smallest effect that matters, in the same unit",
     "seeds": "seeds that it is estimated from",
-    "seeds_needed": "seeds that would settle an inconclusive claim at this effect and spread; null above 1,000",
+    "images": "test images that it is measured on; null where it is read off the trials",
+    "seeds_needed": "seeds that would settle an inconclusive claim, after Holm's correction, if effect and spread over "
+    "seeds stay as they are; null where other images would move it as much, or it takes more than 1,000",
     "spaces": "spaces whose studies can test it",
     "why": "what the verdict rests on, in sentences made from the numbers",
 }
 
 
+LEVEL = 1 - CONFIDENCE
+
+
 @dataclass(frozen=True)
 class Judged:
-    """A claim with what was found of it, or why nothing was."""
+    """A claim with what was found of it, or why nothing was; `lost` says which seeds that it takes are lost."""
 
     claim: Claim
     found: Found | None
     reason: str = ""
+    lost: str = ""
 
     @property
-    def effect(self) -> Effect | None:
-        """The effect that decides: of those with the verdict that comes first in ORDER, the one least sure."""
-        if self.found is None:
+    def tested(self) -> bool:
+        return self.found is not None or bool(self.lost)
+
+    @property
+    def decides(self) -> tuple[Effect, float | None] | None:
+        """The effect that decides, and the claim's p; None where there is none, or seeds are lost.
+
+        Of effects that contradict, the surest; else, of those with the verdict that is first in ORDER, the least sure.
+        """
+        if self.found is None or self.lost:
             return None
-        return min(self.found.effects, key=lambda e: (ORDER.index(e.verdict), -_p(e)))
+        effects = self.found.effects
+        surest = min(effects, key=lambda e: (e.verdict != "contradicted", _p(e)))
+        if surest.verdict == "contradicted":
+            return surest, min(1.0, len(effects) * _p(surest))
+        least = min(effects, key=lambda e: (ORDER.index(e.verdict), -_p(e)))
+        return least, max(map(_p, effects)) if all(e.p is not None for e in effects) else None
 
 
 def judge(runs: Runs) -> pd.DataFrame:
     """Every claim, in the order of CLAIMS: a row each, columns COLUMNS."""
     judged = [_test(claim, runs) for claim in CLAIMS]
-    tested = [(one, one.effect) for one in judged if one.effect is not None]
-    adjusted = dict(zip((one.claim.name for one, _ in tested), holm([_p(e) for _, e in tested if e]), strict=True))
-    return pd.DataFrame([_row(one, adjusted.get(one.claim.name)) for one in judged], columns=list(COLUMNS))
+    tested = [one for one in judged if one.tested]
+    adjusted = holm([1.0 if one.decides is None or one.decides[1] is None else one.decides[1] for one in tested])
+    by_name = {one.claim.name: p for one, p in zip(tested, adjusted, strict=True)}
+    return pd.DataFrame([_row(one, by_name) for one in judged], columns=list(COLUMNS))
 
 
 def _p(effect: Effect) -> float:
@@ -66,42 +86,37 @@ def _p(effect: Effect) -> float:
 
 
 def _test(claim: Claim, runs: Runs) -> Judged:
+    """The claim's test, and which of the arms whose rows it asks for have lost seeds."""
+    runs.used.clear()
     try:
-        return Judged(claim, claim.test(runs))
-    except NotTested as reason:
-        return Judged(claim, None, str(reason))
+        found, reason = claim.test(runs), ""
+    except NotTested as why:
+        found, reason = None, str(why)
+    lost = {arm: runs.lost[arm] for arm in sorted(runs.used & runs.lost.keys())}
+    if found is None and lost.keys() <= set(runs.completed.arm):
+        lost = {}  # it is not for them that nothing was found
+    return Judged(claim, found, reason, "; ".join(f"{said} ({arm})" for arm, said in lost.items()))
 
 
-def _row(one: Judged, p_holm: float | None) -> dict[str, object]:
-    claim, effect = one.claim, one.effect
+def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
+    claim, found, decides = one.claim, one.found, one.decides
+    said = [*(effect.sentence for effect in found.effects), *found.notes] if found else [f"{start(one.reason)}."]
+    limits = "; ".join(filter(None, [one.lost, found.limits if found else ""]))
     row: dict[str, object] = {
         "claim": claim.name, "text": claim.text, "source": claim.source, "said": claim.said, "measure": claim.measure,
-        "spaces": ", ".join(claim.spaces), "verdict": NOT_TESTED, "why": f"{start(one.reason)}.",
+        "spaces": ", ".join(claim.spaces), "verdict": "inconclusive" if one.lost else NOT_TESTED,
+        "why": ": ".join(filter(None, [limits, " ".join(said)])),
     }  # fmt: skip
-    if one.found is None or effect is None or p_holm is None:
+    if decides is None:
         return row
+    effect, p = decides
+    p_holm = adjusted[claim.name]
     shown = effect.verdict in ("supported", "contradicted")
-    verdict = "inconclusive" if shown and p_holm > 1 - CONFIDENCE else effect.verdict
+    verdict = "inconclusive" if shown and p_holm > LEVEL else effect.verdict
     return row | {
         "verdict": verdict, "effect_of": effect.what, "unit": effect.unit, "effect": effect.value, "low": effect.low,
-        "high": effect.high, "p": effect.p, "p_holm": p_holm, "p_sign_flip": effect.sign_flip,
-        "smallest": effect.smallest, "seeds": effect.seeds,
-        "seeds_needed": effect.needed if verdict == "inconclusive" else None,
-        "why": " ".join([*(_sentence(e) for e in one.found.effects), *one.found.notes]),
+        "high": effect.high, "p": p, "p_holm": p_holm,
+        "p_sign_flip": sign_flip(effect.own) if effect.seeds > 1 else None,
+        "smallest": effect.smallest, "seeds": effect.seeds, "images": effect.images,
+        "seeds_needed": seeds_needed(effect, LEVEL / len(adjusted)) if verdict == "inconclusive" else None,
     }  # fmt: skip
-
-
-def _sentence(effect: Effect) -> str:
-    """What an effect is, how sure, and against what: made from its numbers alone."""
-    value = f"{start(effect.what)}: {signed(effect.value)} {effect.unit}"
-    if effect.low is None or effect.high is None:
-        seeds = "one seed" if effect.seeds == 1 else f"{effect.seeds} seeds"
-        return f"{value} ({seeds}, no interval)."
-    ends = f"95 % interval {signed(effect.low)} to {signed(effect.high)}"
-    sure = "" if effect.p is None else f", {p_value(effect.p)}"
-    return f"{value} ({ends}, {effect.seeds} seeds{sure}; {number(effect.smallest)} would matter)."
-
-
-def signed(value: float) -> str:
-    """Two decimals with a sign, and no sign on zero."""
-    return ("+" if value >= 0.005 else "") + number(value)

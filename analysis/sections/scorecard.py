@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.blocks import Section, Table
+from analysis.effects import signed
 from analysis.evidence import Evidence
-from analysis.verdicts import NOT_TESTED, signed
-from analysis.words import MISSING, number
+from analysis.verdicts import NOT_TESTED
+from analysis.words import MISSING, number, p_value
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "no material effect": "≈", "inconclusive": "?"}
 
@@ -25,12 +26,13 @@ def scorecard(evidence: Evidence) -> Section:
         caption = (
             "The effect is positive where the conclusion is right; of several that it implies, it is the one that "
             "decides. Supported, contradicted: the interval leaves 0 out, and p is at most 0.05 after Holm's "
-            "correction for all that are tested. No material effect: the interval lies within what would matter. "
-            "Inconclusive: neither. How each is measured and judged: analysis/claims.py, analysis/verdicts.py. "
+            "correction for all that are tested. No material effect: the 95 % interval, which nothing corrects, lies "
+            "within what would matter. Inconclusive: neither, or seeds are lost. Which intervals are over images too, "
+            "the next table says. How each is measured and judged: analysis/claims.py, analysis/verdicts.py. "
             "Table: claims."
         )
-        columns = ["conclusion", "verdict", "effect", "95 % interval", "would matter"]
-        tables.append(Table(columns, [_row(row, preview) for row in tested.itertuples()], caption, words=2))
+        columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval", "would matter", "seeds", "images"]
+        tables.append(Table(columns, [_row(row, preview) for row in tested.itertuples()], caption, words=3))
         why = [[row.text, _why(row)] for row in tested.itertuples()]
         caption = "Made from the numbers; points are percentage points. Table: claims, column why."
         tables.append(
@@ -53,8 +55,13 @@ def summary(tested: pd.DataFrame, of: int, preview: bool) -> str:
 
 
 def _row(row: Any, preview: bool) -> list[str]:
+    first = [row.text, _verdict(row, preview)]
+    if pd.isna(row.effect):
+        return [*first, *[MISSING] * 6]
     ends = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else MISSING
-    return [row.text, _verdict(row, preview), f"{signed(row.effect)} {row.unit}", ends, number(row.smallest)]
+    images = f"{row.images:,.0f}" if pd.notna(row.images) else MISSING
+    effect = f"{signed(row.effect)} {row.unit}"
+    return [*first, row.effect_of, effect, ends, number(row.smallest), f"{row.seeds:.0f}", images]
 
 
 def _verdict(row: Any, preview: bool) -> str:
@@ -62,7 +69,8 @@ def _verdict(row: Any, preview: bool) -> str:
 
 
 def _why(row: Any) -> str:
-    p = f" After Holm's correction p = {row.p_holm:.3f}." if pd.notna(row.p) else ""
+    against_zero = pd.notna(row.p) and row.verdict != "no material effect"
+    p = f" After Holm's correction {p_value(row.p_holm)}." if against_zero else ""
     few = f" Some {row.seeds_needed:.0f} seeds would settle it." if pd.notna(row.seeds_needed) else ""
     return f"The {row.source} says: {row.said}. {row.why}{p}{few}"
 

@@ -15,7 +15,7 @@ from analysis.stress import errors, means
 from analysis.words import MISSING, interval, percent
 
 SHOWN = 5  # configurations, the best first
-GROUPS = {"all": "all", "inside": "inside the augmentation", "outside": "outside it"}
+GROUPS = {"all": "all", "inside": "kinds of the augmentation", "outside": "other kinds"}
 
 
 def stressed(evidence: Evidence) -> Section:
@@ -34,7 +34,7 @@ def stressed(evidence: Evidence) -> Section:
     names = [s.name for s in shown]
     curves = Picture(
         "severities",
-        figures_stress.severity_curves(table, names, "corruption"),
+        figures_stress.severity_curves(table, names),
         f"Accuracy by severity under {len(CORRUPTIONS)} corruptions, one panel each, of {', '.join(names)}",
         "Accuracy against severity, 0 is the image as it is; the dotted line is chance. Bars are Student's t intervals "
         "over seeds. Amounts and sources of each: analysis/corruptions.py. Table: stress.",
@@ -73,8 +73,9 @@ def _summary(evidence: Evidence, shown: Sequence[Standing]) -> Table:
     caption = (
         "Mean over corruptions, suppressions left out, and severities; in brackets Student's t interval over seeds. "
         "Retained: accuracy under corruption over clean accuracy. Relative: mean over corruptions of each one's error "
-        f"over that of {against} with the same seed, in %, below 100 is better (Hendrycks & Dietterich 2019). Inside: "
-        "corruptions of a kind that some configuration is trained with. Table: stress."
+        f"over that of {against} with the same seed, in %, below 100 is better (Hendrycks & Dietterich 2019). Kinds of "
+        "the augmentation: kinds of change that the training augmentation of some configuration makes, whatever their "
+        "size. Table: stress."
     )
     return Table(columns, rows, caption)
 

@@ -1,96 +1,158 @@
-"""The tables of a made study of two arms that differ in augmentation alone, with truths planted in them or not."""
+"""The tables of made studies of the shipped spaces' arms, with truths planted in them or not."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.attention import VARIANTS
-from analysis.corruptions import CLEAN, CORRUPTIONS
-from analysis.failures import EXTREMES
+from analysis.corruptions import CLEAN, CORRUPTIONS, SEVERITIES
+from analysis.failures import EXTREMES, SIMILAR
 from analysis.runs import Runs
+from analysis.stress import inside
+from study import space_file
+from study.config import TrialConfig, hyperparameters
 from study.data import CLASS_NAMES
 
 SEEDS, IMAGES = 6, 4000
-LEVEL = 0.9  # accuracy of the arm baseline
+SPREAD = 0.15  # points of accuracy, standard deviation between seeds
+UPPER = np.flatnonzero(np.isin(CLASS_NAMES, SIMILAR[0]))
+ALIKE = 0.8  # share of what makes an image hard that all networks have in common
+TABLES = ("trials", "epochs", "predictions", "attention", "attention_checks", "stress", "calibration")
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is planted; with nothing planted, no claim is right."""
+class Arm:
+    """What is planted in an arm, in points unless said; by default nothing, so that no claim is right."""
 
-    gain: float = 0.0  # points of test accuracy, augmented less baseline
-    contrast: float = 0.0  # points of error rate, of the images with the lowest contrast
-    background: float = 0.0  # points of evidence that errors have less of on the garment
-    robust: float = 0.0  # share of the errors under corruption that augmentation takes away
-    trusted: bool = True  # whether the maps pass their checks
+    accuracy: float = 90.0
+    similar: bool = False  # whether errors are of upper-body classes, most of them
+    more: Mapping[str, float] = field(default_factory=dict)  # error rate of images with a pattern above the others'
+    overconfident: float = 0.0  # error rate of confident predictions above what they claim
+    falls: Mapping[str, object] = field(
+        default_factory=dict
+    )  # of the accuracy by corruption, at all severities or each
+    robust: float = 0.0  # share of the errors under corruption that are not made, of kinds not trained with
+    robust_inside: float = 0.0  # and of the kinds trained with
+    garment: float = 70.0  # evidence of correct images on it
+    garment_wrong: float = 70.0  # of errors
+    uniform: float = 70.0  # of a map that is the same everywhere
+    trusted: tuple[str, ...] = VARIANTS  # maps that pass their checks
+    gap: float = 5.0  # training less test accuracy
+    loss_gap: float = 0.1  # nats
+    reaches: tuple[int | None, int | None] = (5, 8)  # the epochs with 90 and 92 % validation accuracy
+    diverged: int = 0  # seeds
 
 
-def made(truth: Truth, seed: int = 0) -> Runs:
+def made(
+    space: str = "fashion_cnn.yaml", planted: Mapping[str, Arm] | None = None, seed: int = 0, *, seeds: int = SEEDS,
+    images: int = IMAGES, spread: float = SPREAD,
+) -> Runs:  # fmt: skip
+    """Confirmed trials of the arms of a shipped space; `spread` is between seeds, in points of accuracy."""
     rng = np.random.default_rng(seed)
-    images = pd.DataFrame({"image": np.arange(IMAGES), **{name: rng.random(IMAGES) < 0.2 for name in EXTREMES}})
-    label = rng.integers(0, 10, IMAGES)
-    trials, predictions, attention, checks, stress, calibration = ([] for _ in range(6))
-    for place, arm in enumerate(("baseline", "augmented")):
-        for number in range(SEEDS):
-            key = {"study": "made", "stage": "confirm", "fidelity": "full", "arm": arm, "seed": number,
-                   "trial_id": f"c{place * SEEDS + number:04d}", "config_id": arm}  # fmt: skip
-            accuracy = LEVEL + 0.01 * (place * truth.gain + rng.normal(0, 0.15))
-            trials.append({
-                **key, "status": "completed", "model": "fashion_cnn", "hp_optimizer": "adam", "hp_lr": 1e-3,
-                "hp_weight_decay": 0.0, "hp_schedule": "none", "hp_shortcut": None, "max_epochs": 30,
-                "hp_augmentation_strength": float(place), "hp_augmentation_flip": 0.5 * place,
-                "test_accuracy": accuracy, "val_accuracy": accuracy, "test_loss": 0.3 + rng.normal(0, 0.01),
-                "train_accuracy_clean": accuracy + 0.05 + rng.normal(0, 0.002),
-                "train_loss_clean": 0.2 + rng.normal(0, 0.01),
-            })  # fmt: skip
-            rate = 0.1 + 0.01 * truth.contrast * images.low_contrast.to_numpy()
-            predictions.append(_predictions(key, label, rng.random(IMAGES) < rate, rng))
-            attention.append(_attention(key, truth.background, rng))
-            checks += [{**key, "variant": v, "check": "occlusion", "passed": truth.trusted} for v in VARIANTS[:1]]
-            stress += _stress(key, LEVEL + rng.normal(0, 0.0015), place * truth.robust, rng)
-            ece = 0.02 + rng.normal(0, 0.001)
-            calibration += [{**key, "scaled": s, "ece": ece, "confident_if_wrong": 0.3} for s in (False, True)]
-    epochs = pd.DataFrame({"stage": ["confirm"], "arm": ["baseline"], "seed": [0], "epoch": [1], "val_accuracy": [0.8]})
-    return Runs(
-        pd.DataFrame(trials), epochs, pd.concat(predictions, ignore_index=True), images,
-        pd.concat(attention, ignore_index=True), pd.DataFrame(checks), pd.DataFrame(stress), pd.DataFrame(calibration),
-    )  # fmt: skip
+    table = pd.DataFrame({"image": np.arange(images), **{name: rng.random(images) < 0.2 for name in EXTREMES}})
+    label, hard = rng.integers(0, 10, images), rng.normal(0, ALIKE**0.5, images)
+    rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    for place, (name, config) in enumerate(space_file.load(space_file.FOLDER / space).arms.items()):
+        arm = (planted or {}).get(name, Arm())
+        for number in range(seeds):
+            key = {"study": "made", "stage": "confirm", "fidelity": "full", "arm": name, "seed": number,
+                   "trial_id": f"c{place:02}{number:02}", "config_id": name}  # fmt: skip
+            trial = {**key, "status": "diverged", "stop_reason": "diverged", "model": config.model.name,
+                     "max_epochs": config.epochs, **hyperparameters(config)}  # fmt: skip
+            if number < seeds - arm.diverged:
+                accuracy = arm.accuracy + rng.normal(0, spread)
+                found = _predictions(arm, 1 - accuracy / 100, label, hard, table, rng)
+                right = float((found.label == found.predicted).mean())
+                trained = right + (arm.gap + rng.normal(0, 0.2)) / 100
+                trial |= {
+                    "status": "completed", "stop_reason": "finished", "test_accuracy": right,
+                    "val_accuracy": accuracy / 100, "train_accuracy_clean": trained,
+                    "train_loss_clean": 0.2, "test_loss": 0.2 + arm.loss_gap + rng.normal(0, 0.01),
+                }  # fmt: skip
+                made_of = {
+                    "predictions": found, "epochs": _epochs(arm, config), "attention": _attention(arm, rng),
+                    "attention_checks": _checks(arm), "stress": _stress(arm, config, accuracy / 100, rng),
+                    "calibration": _calibration(rng),
+                }  # fmt: skip
+                for what, of in made_of.items():
+                    rows[what].append(of.assign(**key))
+            rows["trials"].append(pd.DataFrame([trial]))
+    joined = {name: pd.concat(of, ignore_index=True) for name, of in rows.items()}
+    return Runs(images=table, **joined)
 
 
-def _predictions(key: dict, label: np.ndarray, wrong: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
-    """Errors take any other class, and every tenth prediction is as confident as it is often right."""
-    predicted = np.where(wrong, (label + rng.integers(1, 10, len(label))) % 10, label)
-    p = np.full((len(label), 10), 0.1 / 9, np.float32)
-    p[np.arange(len(label)), predicted] = 0.9
+def without(runs: Runs, wanted: Mapping[str, pd.Series]) -> Runs:
+    """The runs with only the wanted rows of some tables."""
+    return dataclasses.replace(runs, **{name: getattr(runs, name)[rows] for name, rows in wanted.items()})
+
+
+def _predictions(
+    arm: Arm, rate: float, label: np.ndarray, hard: np.ndarray, images: pd.DataFrame, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Every other prediction claims an error rate of 5 %, the others one of 15 %; patterns leave the mean as it is."""
+    sure = np.arange(len(label)) % 2 == 0
+    rates = rate * np.where(sure, 0.5, 1.5) + np.where(sure, 1, -1) * arm.overconfident / 100
+    for name, more in arm.more.items():
+        rates = rates + more / 100 * (images[name] - 0.2).to_numpy()
+    upper = np.isin(label, UPPER)
+    rates = rates * np.where(upper, 1.8, 0.2) if arm.similar else rates
+    wrong = stats.norm.cdf(hard + rng.normal(0, (1 - ALIKE) ** 0.5, len(label))) < rates
+    other = (label + rng.integers(1, 10, len(label))) % 10
+    if arm.similar:
+        other = np.where(upper, UPPER[(np.searchsorted(UPPER, label) + rng.integers(1, 5, len(label))) % 5], other)
+    predicted = np.where(wrong, other, label)
+    confidence = np.where(sure, 0.95, 0.85).astype(np.float32)
+    p = np.repeat(((1 - confidence) / 9)[:, None], 10, axis=1)
+    p[np.arange(len(label)), predicted] = confidence
     classes = {
         name: pd.Categorical.from_codes(codes, CLASS_NAMES, ordered=True)
         for name, codes in (("label", label), ("predicted", predicted))
     }
     columns = {f"p_{k}": p[:, k] for k in range(10)}
-    return pd.DataFrame({**key, "image": np.arange(len(label)), **classes, "confidence": p.max(axis=1), **columns})
+    return pd.DataFrame({"image": images.image, **classes, "confidence": confidence, **columns})
 
 
-def _attention(key: dict, background: float, rng: np.random.Generator) -> pd.DataFrame:
-    """50 errors and as many matched correct images."""
+def _epochs(arm: Arm, config: TrialConfig) -> pd.DataFrame:
+    epoch = np.arange(1, config.epochs + 1)
+    reached = [epoch >= first if first else epoch < 0 for first in arm.reaches]
+    return pd.DataFrame({"epoch": epoch, "val_accuracy": np.select(reached[::-1], [0.93, 0.91], 0.85)})
+
+
+def _attention(arm: Arm, rng: np.random.Generator) -> pd.DataFrame:
+    """50 errors and as many matched correct images, by every kind of map; maps for true classes say the contrary."""
     wrong = np.arange(100) < 50
-    energy = 0.7 + rng.normal(0, 0.05, 100) - 0.01 * background * wrong
+    energy = np.where(wrong, arm.garment_wrong, arm.garment) / 100 + rng.normal(0, 0.05, 100)
+    uniform = np.where(wrong, arm.uniform / 100, 0.9)
     matched = pd.array([None] * 50 + list(range(50)), "Int32")
-    known = {f"{name}_energy": 0.5 for name in ("centre", "random")}
-    return pd.DataFrame(
-        {**key, "image": np.arange(100), "wrong": wrong, "matched": matched, "energy": energy, "area_share": 0.5,
-         "target": "predicted", "variant": VARIANTS[0], **known}
-    )  # fmt: skip
+    of = pd.DataFrame({"image": np.arange(100), "wrong": wrong, "matched": matched, "area_share": uniform})
+    of = of.assign(target="predicted", energy=energy, centre_energy=0.8, random_energy=0.5)
+    both = pd.concat([of, of.assign(target="true", energy=1 - energy)])
+    # Two kinds of maps differ by more than anything that is planted.
+    return pd.concat([both.assign(variant=v, energy=both.energy - 0.3 * k) for k, v in enumerate(VARIANTS)])
 
 
-def _stress(key: dict, clean: float, robust: float, rng: np.random.Generator) -> list[dict]:
-    """Nothing but rotation is inside the augmentation; no suppression costs more than another."""
-    rows = [{**key, "corruption": CLEAN, "family": CLEAN, "severity": 0, "accuracy": clean, "inside": False, "n": 10}]
+def _checks(arm: Arm) -> pd.DataFrame:
+    return pd.DataFrame({"variant": VARIANTS, "check": "occlusion", "passed": [v in arm.trusted for v in VARIANTS]})
+
+
+def _stress(arm: Arm, config: TrialConfig, clean: float, rng: np.random.Generator) -> pd.DataFrame:
+    """Without anything planted no corruption costs anything."""
+    rows = [(CLEAN, CLEAN, 0, clean, False)]
     for name, corruption in CORRUPTIONS.items():
-        for severity in range(1, 6):
-            error = (1 - clean) * (1 - robust) + rng.normal(0, 0.001)
-            rows.append({**rows[0], "corruption": name, "family": corruption.family, "severity": severity,
-                         "accuracy": 1 - error, "inside": name == "rotate" and key["arm"] == "augmented"})  # fmt: skip
-    return rows
+        trained = inside(name, config.augmentation)
+        less = arm.robust_inside if trained else arm.robust
+        for severity, fall in zip(SEVERITIES, np.broadcast_to(arm.falls.get(name, 0.0), 5) / 100, strict=True):
+            error = (1 - clean + fall) * (1 - less) + rng.normal(0, 0.001)
+            rows.append((name, corruption.family, severity, 1 - error, trained))
+    return pd.DataFrame(rows, columns=["corruption", "family", "severity", "accuracy", "inside"]).assign(n=200)
+
+
+def _calibration(rng: np.random.Generator) -> pd.DataFrame:
+    ece = 0.02 + rng.normal(0, 0.001)
+    return pd.DataFrame({"scaled": [False, True], "ece": ece, "confident_if_wrong": 0.3})

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
+from analysis import rerun
+from analysis.attention import normalised
 from analysis.calibration import (
     COLUMNS,
     calibration,
@@ -17,7 +20,9 @@ from analysis.calibration import (
     scaled,
     temperature,
 )
-from study.data import CLASS_NAMES
+from study.config import FashionCNN, TrialConfig
+from study.data import CLASS_NAMES, Splits
+from study.models import build_model
 
 N = 3000
 
@@ -100,3 +105,16 @@ def test_a_trial_has_a_row_before_scaling_and_one_after(logits: np.ndarray, labe
     assert table.index.tolist() == [("c0001", False), ("c0001", True), ("c0002", False)]
     assert list(table.columns) == [name for name in COLUMNS if name != "scaled"]
     assert table.loc[("c0001", True), "ece"] < 0.03 < table.loc[("c0001", False), "ece"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_temperatures_are_fitted_in_the_precision_of_the_training(small_splits: Splits) -> None:
+    config, images, label = TrialConfig(model=FashionCNN()), small_splits.val_images, small_splits.val_labels
+    network = build_model(config.model, 0).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits = network(normalised(images, config.mean, config.std)).double().numpy()
+    fitted = {
+        precision: rerun._fit(network, config, precision, (images, label)).temperature[0]
+        for precision in ("bf16", "fp32")
+    }
+    assert fitted["bf16"] == temperature(logits, label) != fitted["fp32"]

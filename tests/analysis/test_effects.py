@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from analysis.effects import Effect, holm, over_draws, over_seeds, seeds_needed, sign_flip
+from analysis.effects import Effect, holm, over_both, over_seeds, seeds_needed, sign_flip
 
 SEEDS = 6
 SPREAD = 0.25  # points between seeds: about what confirmed networks show
 
 
 def of(low: float | None, high: float | None, smallest: float = 0.5) -> Effect:
-    return Effect("", "points", smallest, 0.0, low, high, 0.01, SEEDS)
+    return Effect("", "points", smallest, 0.0, low, high, 0.01, (0.0,) * SEEDS, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -62,32 +63,71 @@ def test_over_seeds_is_the_one_sample_t_test() -> None:
 
 def test_equal_values_say_nothing_of_others() -> None:
     effect = over_seeds([0.3, 0.3, 0.3], "", "points", 0.5)
-    assert (effect.low, effect.p, effect.needed, effect.verdict) == (None, None, None, "inconclusive")
+    assert (effect.low, effect.p, seeds_needed(effect, 0.05), effect.verdict) == (None, None, None, "inconclusive")
 
 
-def test_the_p_of_draws_and_their_interval_agree() -> None:
-    draws = np.random.default_rng(3).normal(0, 1, 4000)
-    for shift in (0.5, 1.5, 1.9, 2.1, 3.0):
-        effect = over_draws(shift, draws + shift, "", "points", 0.1, SEEDS)
-        assert effect.low is not None
-        assert effect.p is not None
-        assert (effect.low > 0) == (effect.p < 0.05)
+def test_equal_whole_numbers_are_known_to_their_rounding() -> None:
+    effect = over_seeds([10.0] * SEEDS, "", "epochs", 1.0, resolution=0.4)
+    half = stats.t.ppf(0.975, SEEDS - 1) * 0.4 / SEEDS**0.5
+    assert (effect.low, effect.high) == pytest.approx((10 - half, 10 + half))
+    assert effect.p == pytest.approx(2 * stats.t.sf(10 * SEEDS**0.5 / 0.4, SEEDS - 1))
+    values = [8.0, 12.0, 9.0]
+    assert over_seeds(values, "", "epochs", 1.0, resolution=0.4) == over_seeds(values, "", "epochs", 1.0)
 
 
-@pytest.mark.parametrize(("mean", "smallest"), [(1.0, 0.5), (0.0, 0.5), (0.4, 0.5)])
-def test_that_many_seeds_settle_it_four_times_of_five(mean: float, smallest: float) -> None:
+@pytest.mark.parametrize("spread", [0.01, 0.3, 3.0])
+def test_the_wider_interval_counts_and_the_larger_p(spread: float) -> None:
+    rng = np.random.default_rng(3)
+    own, draws = 1 + spread * np.linspace(-1, 1, SEEDS), 1 + rng.normal(0, 0.4, 4000)
+    effect = over_both(np.concatenate([[1.1], own, draws]), SEEDS, "", "points", 0.1, 500)
+    student, percentiles = over_seeds(own.tolist(), "", "points", 0.1), np.quantile(draws, [0.025, 0.975])
+    assert student.low is not None
+    assert student.high is not None
+    assert effect.value == pytest.approx(1.1)
+    assert effect.low == pytest.approx(min(student.low, percentiles[0]))
+    assert effect.high == pytest.approx(max(student.high, percentiles[1]))
+    assert student.p is not None
+    assert effect.p == pytest.approx(max(student.p, 2 * ((draws <= 0).sum() + 1) / 4001))
+    assert (seeds_needed(effect, 0.05) is None) == (spread < 1), "more seeds settle what the seeds leave open"
+    assert (effect.images, effect.crossed, effect.own) == (500, True, tuple(own))
+
+
+@pytest.mark.parametrize("own", [[1.0], [1.0, np.nan], [1.0, 1.0]])
+def test_draws_alone_give_no_interval(own: list[float]) -> None:
+    draws = np.random.default_rng(3).normal(1, 0.1, 1000)
+    effect = over_both(np.concatenate([[1.0], own, draws]), len(own), "", "points", 0.1, 500)
+    assert (effect.low, effect.high, effect.p, effect.verdict) == (None, None, None, "inconclusive")
+
+
+def test_a_sentence_says_over_what_its_interval_is() -> None:
+    effect = dataclasses.replace(of(-0.2, 1.2), what="a less b", value=0.5, images=1000)
+    said = "A less b: +0.50 points (95 % interval −0.20 to +1.20 over 6 seeds"
+    assert effect.sentence == f"{said}, for these 1,000 images, p = 0.010; 0.50 would matter)."
+    assert dataclasses.replace(effect, crossed=True).sentence.startswith(f"{said} and 1,000 images, p")
+    assert dataclasses.replace(of(None, None), what="a", own=(1.0,)).sentence == "A: 0.00 points (1 seed; no interval)."
+
+
+@pytest.mark.parametrize(
+    ("mean", "smallest", "level"), [(1.0, 0.5, 0.05), (1.0, 0.5, 0.005), (0.0, 0.5, 0.05), (0.4, 0.5, 0.05)]
+)
+def test_that_many_seeds_settle_it_four_times_of_five(mean: float, smallest: float, level: float) -> None:
     rng = np.random.default_rng(4)
     differences = rng.normal(0, 1, 5)
     differences = mean + (differences - differences.mean()) / differences.std(ddof=1)
-    needed = seeds_needed(differences.tolist(), smallest)
+    effect = over_seeds(differences.tolist(), "", "points", smallest)
+    needed = seeds_needed(effect, level)
     assert needed is not None
 
     def settled(seeds: int) -> float:
-        effects = (over_seeds(rng.normal(mean, 1, seeds).tolist(), "", "points", smallest) for _ in range(400))
-        return float(np.mean([effect.verdict != "inconclusive" for effect in effects]))
+        drawn = rng.normal(mean, 1, (400, seeds))
+        found, error = drawn.mean(axis=1), drawn.std(axis=1, ddof=1) / seeds**0.5
+        beyond_0 = np.abs(found) > stats.t.ppf(1 - level / 2, seeds - 1) * error
+        within = np.abs(found) + stats.t.ppf(0.975, seeds - 1) * error < smallest
+        return float(np.mean(beyond_0 | within))
 
     assert settled(needed // 2) < 0.75 < settled(needed)
-    assert seeds_needed((0.5 * smallest + 1e3 * (differences - mean)).tolist(), smallest) is None
+    assert seeds_needed(dataclasses.replace(effect, own=(0.0,) * needed), level) is None, "there are as many"
+    assert seeds_needed(dataclasses.replace(effect, value=smallest / 2, spread=1e3), level) is None
 
 
 def simulated(difference: float, studies: int = 400) -> float:

@@ -22,13 +22,12 @@ from study import data, records, run
 from study.data import FashionMNIST, Splits
 from study.execution import Recorder
 from study.progress import StageProgress
-from study.provenance import cores
 from study.records import EpochRecord, TrialRecord
 from study.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-CORES = ["--cpus-per-trial", str(cores())]  # one worker: to start another takes longer than these trials
+CORES = ["--cpus-per-trial", "1"]
 QUICK = ["--space", "smoke.yaml", "--fidelity", "preview", *CORES]
 
 
@@ -180,7 +179,7 @@ def test_a_failing_a_diverging_and_a_killed_trial(tmp_path: Path, monkeypatch: p
             psutil.Process(result["pid"]).kill()
 
     monkeypatch.setattr(Recorder, "on_trial_result", kill_once)
-    command = ["--space", str(space), "--fidelity", "preview", *CORES]
+    command = ["--space", str(space), "--fidelity", "preview", "--cpus-per-trial", "1"]
     assert run.main([*command, "--results", str(tmp_path / "results"), "--name", "faults"]) == 1
     found = {r.arm: r for r in trials(tmp_path / "results" / "faults").values() if r.stage == "search"}
     assert killed == ["s0001"]
@@ -259,7 +258,7 @@ def test_an_extended_study_searches_on_and_keeps_what_it_has(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_one_epoch_rule_lets_the_best_three_go_on(tmp_path: Path) -> None:
-    command = ["--space", "smoke.yaml", "--fidelity", "full", *CORES, "--seeds", "1"]
+    command = ["--space", "smoke.yaml", "--fidelity", "full", "--cpus-per-trial", "1", "--seeds", "1"]
     assert run.main([*command, "--results", str(tmp_path), "--scheduler", "one-epoch", "--trials", "5"]) == 0
     search = [r for r in trials(tmp_path / "smoke").values() if r.stage == "search"]
     epochs = {r.trial_id: records.read_epochs(records.trial_folder(tmp_path / "smoke", r)) for r in search}
