@@ -15,18 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from analysis import attention, calibration, corruptions, descriptors, statistics, stress, tables
-from analysis.forward import KEY as MADE_FROM
 from analysis.forward import Networks, digest
 from analysis.schemas import KEY
 from study.config import TrialConfig
 from study.data import Bytes, Splits
-from study.records import write_whole
 from study.trainer import Precision
 
 SEED = 0  # of every sample that is drawn here
@@ -164,7 +160,7 @@ class Rerun:
 
     def _kept(self, name: str, key: str) -> tuple[pd.DataFrame, str]:
         """What is kept of trials without weights, and the table's key: where none has weights, all, and its own."""
-        earlier, theirs = self._earlier(name), self._key(name)
+        earlier, theirs = self._earlier(name), tables.key_of(self.folder, name)
         if not self.there:
             return earlier, theirs if len(earlier) else key
         if len(earlier) and theirs != key:
@@ -172,24 +168,9 @@ class Rerun:
             earlier = earlier[:0]
         return earlier, key
 
-    def _key(self, name: str) -> str:
-        try:
-            metadata = pq.read_schema(self._path(name)).metadata or {}
-        except (OSError, pa.ArrowException):
-            metadata = {}
-        return str(metadata.get(MADE_FROM, b"").decode())
-
     def _write(self, name: str, table: pd.DataFrame, key: str) -> pd.DataFrame:
-        tables.write(self.folder, name, table)
-        written = pq.read_table(self._path(name))
-        sink = pa.BufferOutputStream()
-        keyed = written.replace_schema_metadata({**(written.schema.metadata or {}), MADE_FROM: key.encode()})
-        pq.write_table(keyed, sink, compression="zstd")
-        write_whole(self._path(name), sink.getvalue().to_pybytes())
+        tables.write(self.folder, name, table, key)
         return tables.read(self.folder, name)
-
-    def _path(self, name: str) -> Path:
-        return self.folder / "tables" / f"{name}.parquet"
 
     def _keys(self) -> pd.DataFrame:
         return self.predictions[KEY_NAMES].drop_duplicates("trial_id")

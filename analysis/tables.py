@@ -37,6 +37,7 @@ from study.records import (
     write_whole,
 )
 
+MADE_FROM = "made_from"  # key of the metadata
 DECIMALS = 5  # of a probability
 TRIALS_A_GROUP = 200  # trials whose epochs are held in memory and written together
 
@@ -68,11 +69,14 @@ def build(study: Path) -> None:
     write_whole(study / "tables" / "README.md", dictionary().encode())
 
 
-def write(study: Path, table: str, frame: pd.DataFrame) -> None:
-    """Write a table that the analysis made, by its schema; the frame's other columns are left out."""
-    schema = SCHEMAS[table]
+def write(study: Path, table: str, frame: pd.DataFrame, key: str = "") -> None:
+    """Write a table that the analysis made, by its schema; the frame's other columns are left out.
+
+    `key` is a digest of what it was made from: see `key_of`.
+    """
+    schema = SCHEMAS[table].with_metadata({**(SCHEMAS[table].metadata or {}), **({MADE_FROM: key} if key else {})})
     columns = [_column(field, frame[field.name]) for field in schema]
-    with _writer(study, table) as writer:
+    with _writer(study, table, schema) as writer:
         writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
@@ -86,6 +90,15 @@ def _column(field: pa.Field, values: pd.Series) -> pa.Array:
 def read(study: Path, table: str) -> pd.DataFrame:
     """One of the tables that `build` or `write` wrote."""
     return pd.read_parquet(study / "tables" / f"{table}.parquet")
+
+
+def key_of(study: Path, table: str) -> str:
+    """The key that a table was written with; empty where it has none, or is not there."""
+    try:
+        metadata = pq.read_schema(study / "tables" / f"{table}.parquet").metadata or {}
+    except (OSError, pa.ArrowException):
+        return ""
+    return str(metadata.get(MADE_FROM.encode(), b"").decode())
 
 
 def earlier(study: Path, table: str) -> pd.DataFrame:
@@ -200,13 +213,13 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _writer(study: Path, table: str) -> Iterator[pq.ParquetWriter]:
+def _writer(study: Path, table: str, schema: pa.Schema | None = None) -> Iterator[pq.ParquetWriter]:
     """Writes a table row group by row group to a temporary file that takes its place at the end, or leaves no trace."""
     path = study / "tables" / f"{table}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with pq.ParquetWriter(temporary, SCHEMAS[table], compression="zstd") as writer:
+        with pq.ParquetWriter(temporary, schema or SCHEMAS[table], compression="zstd") as writer:
             yield writer
         os.replace(temporary, path)
     finally:

@@ -27,11 +27,11 @@ def scorecard(evidence: Evidence) -> Section:
             "The effect is positive where the conclusion is right; of several that it implies, it is the one that "
             "decides. Supported, contradicted: the interval leaves 0 out, and p is at most 0.05 after Holm's "
             "correction for all that are tested. No material effect: the 95 % interval, which nothing corrects, lies "
-            "within what would matter. Inconclusive: neither, or seeds are lost. Which intervals are over images too, "
-            "the next table says. How each is measured and judged: analysis/claims.py, analysis/verdicts.py. "
+            "within what would matter. Inconclusive: neither, or seeds are lost. Over how many seeds and "
+            "images, the next table says. How each is measured and judged: analysis/claims.py, analysis/verdicts.py. "
             "Table: claims."
         )
-        columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval", "would matter", "seeds", "images"]
+        columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval", "would matter"]
         tables.append(Table(columns, [_row(row, preview) for row in tested.itertuples()], caption, words=3))
         why = [[row.text, _why(row)] for row in tested.itertuples()]
         caption = "Made from the numbers; points are percentage points. Table: claims, column why."
@@ -57,11 +57,9 @@ def summary(tested: pd.DataFrame, of: int, preview: bool) -> str:
 def _row(row: Any, preview: bool) -> list[str]:
     first = [row.text, _verdict(row, preview)]
     if pd.isna(row.effect):
-        return [*first, *[MISSING] * 6]
+        return [*first, *[MISSING] * 4]
     ends = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else MISSING
-    images = f"{row.images:,.0f}" if pd.notna(row.images) else MISSING
-    effect = f"{signed(row.effect)} {row.unit}"
-    return [*first, row.effect_of, effect, ends, number(row.smallest), f"{row.seeds:.0f}", images]
+    return [*first, row.effect_of, f"{signed(row.effect)} {row.unit}", ends, number(row.smallest)]
 
 
 def _verdict(row: Any, preview: bool) -> str:
