@@ -159,7 +159,7 @@ PREDICTIONS = _schema(
         _category("predicted", "the class it was taken for"),
         _field("confidence", pa.float32(), "probability of the predicted class, in [0, 1]"),
         *(
-            _field(f"p_{k}", pa.float32(), f"probability of {name}, in [0.00001, 1], to 5 decimals")
+            _field(f"p_{k}", pa.float32(), f"probability of {name}, in [0.00001, 1], to 4 decimals, below 0.001 to 5")
             for k, name in enumerate(CLASS_NAMES)
         ),
     ],
