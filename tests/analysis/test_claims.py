@@ -345,7 +345,7 @@ def called(runs: Runs) -> bool:
     return bool(found.isin(["supported", "contradicted"]).any())
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 6])
+@pytest.mark.parametrize("seeds", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 6])
 def test_few_of_many_studies_without_a_truth_call_anything(seeds: int) -> None:
     """Seeds differ by 3 points of accuracy, an image makes 1.6 of the error of a network's."""
     studies = [made(CNN, seed=k, seeds=seeds, images=350, spread=3.0) for k in range(20)]
