@@ -10,7 +10,7 @@ from analysis.blocks import Section, Table
 from analysis.effects import signed
 from analysis.evidence import Evidence
 from analysis.verdicts import NOT_TESTED
-from analysis.words import MISSING, number, p_value
+from analysis.words import MISSING, p_value
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "no material effect": "≈", "inconclusive": "?"}
 
@@ -27,11 +27,11 @@ def scorecard(evidence: Evidence) -> Section:
             "The effect is positive where the conclusion is right; of several that it implies, it is the one that "
             "decides. Supported, contradicted: the interval leaves 0 out, and p is at most 0.05 after Holm's "
             "correction for all that are tested. No material effect: the 95 % interval, which nothing corrects, lies "
-            "within what would matter. Inconclusive: neither, or seeds are lost. Over how many seeds and "
-            "images, the next table says. How each is measured and judged: analysis/claims.py, analysis/verdicts.py. "
-            "Table: claims."
+            "within what would matter. Inconclusive: neither, or seeds are lost. What would matter, and over how many "
+            "seeds and images an interval is, the next table says. How each is measured and judged: "
+            "analysis/claims.py, analysis/verdicts.py. Table: claims."
         )
-        columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval", "would matter"]
+        columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval"]
         tables.append(Table(columns, [_row(row, preview) for row in tested.itertuples()], caption, words=3))
         why = [[row.text, _why(row)] for row in tested.itertuples()]
         caption = "Made from the numbers; points are percentage points. Table: claims, column why."
@@ -42,7 +42,10 @@ def scorecard(evidence: Evidence) -> Section:
         rows = [[row.text, _reason(row), _others(elsewhere.get(row.claim), row.spaces)] for row in others.itertuples()]
         caption = "Verdicts of the other studies in this results folder, or the spaces that can test it. Table: claims."
         tables.append(Table(["conclusion", "not tested here", "elsewhere"], rows, caption, words=3))
-    return Section("The sources' conclusions", [summary(tested, len(claims), preview)], tables)
+    said = summary(tested, len(claims), preview)
+    if more := sum(claim in elsewhere for claim in others.claim):
+        said += f" Studies in the same results folder test {more} more."
+    return Section("The sources' conclusions", [said], tables)
 
 
 def summary(tested: pd.DataFrame, of: int, preview: bool) -> str:
@@ -57,9 +60,9 @@ def summary(tested: pd.DataFrame, of: int, preview: bool) -> str:
 def _row(row: Any, preview: bool) -> list[str]:
     first = [row.text, _verdict(row, preview)]
     if pd.isna(row.effect):
-        return [*first, *[MISSING] * 4]
+        return [*first, *[MISSING] * 3]
     ends = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else MISSING
-    return [*first, row.effect_of, f"{signed(row.effect)} {row.unit}", ends, number(row.smallest)]
+    return [*first, row.effect_of, f"{signed(row.effect)} {row.unit}", ends]
 
 
 def _verdict(row: Any, preview: bool) -> str:
