@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
 from study.data import CLASS_NAMES
@@ -35,7 +35,8 @@ COLUMNS = {
 
 
 def calibration_error(confidence: Reals, right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error over bins of equal mass (Nguyen & O'Connor 2015, arXiv:1508.05154).
+    """Expected calibration error over bins of equal mass, ECE_sweep's with a fixed number (Roelofs et al. 2022,
+    arXiv:2012.08668).
 
     Σ_b n_b / N · |accuracy_b - mean confidence_b|, over predictions (N,) sorted by confidence.
     """
@@ -66,11 +67,6 @@ def temperature(logits: Reals, label: Labels) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-end, end), method="bounded", options={"xatol": 1e-4}).x))
 
 
-def scaled(probabilities: Reals, by: float) -> Reals:
-    """Probabilities (N, K) after temperature scaling: softmax(log p / T), of which rows sum to 1."""
-    return np.asarray(np.exp(log_softmax(np.log(probabilities) / by, axis=1)))
-
-
 def measure(probabilities: Reals, label: Labels) -> dict[str, float]:
     """All MEASURES of one network: probabilities (N, 10) of test images, label (N,)."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == label
@@ -87,19 +83,21 @@ def measure(probabilities: Reals, label: Labels) -> dict[str, float]:
     }
 
 
-def calibration(predictions: pd.DataFrame, temperatures: pd.Series) -> pd.DataFrame:
-    """The table `calibration` but for the trials' keys: rows of each trial, as it is and scaled. Columns: COLUMNS.
+def calibration(val_logits: Reals, val_label: Labels, logits: Reals, label: Labels) -> pd.DataFrame:
+    """One network's rows of the table `calibration`: as it is, and scaled by the temperature that suits `val_logits`.
 
-    `predictions`: the table. `temperatures` by trial_id, fitted on the validation split; a trial that has none gets no
-    second row.
+    Logits (N, 10) and labels (N,) of the validation and of the test images. Columns: COLUMNS. Not from probabilities:
+    rounded to 0 or 0.00001, they would come back too large once they are scaled.
     """
-    rows = []
-    for trial, of in predictions.groupby("trial_id", sort=True):
-        found = of[[f"p_{k}" for k in range(len(CLASS_NAMES))]].to_numpy(np.float64)
-        label = of.label.cat.codes.to_numpy()
-        every = [(False, 1.0)] + [(True, by) for by in temperatures[temperatures.index == trial]]
-        rows += [
-            {"trial_id": trial, "scaled": after, "temperature": by, **measure(scaled(found, by), label)}
-            for after, by in every
-        ]
-    return pd.DataFrame(rows, columns=["trial_id", *COLUMNS])
+    rows = [
+        {"scaled": after, "temperature": by, **measure(softmax(logits / by, axis=1), label)}
+        for after, by in ((False, 1.0), (True, temperature(val_logits, val_label)))
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def unscaled(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The first of these rows, from a trial's rows of the table `predictions`, where there is no network to ask."""
+    found = predictions[[f"p_{k}" for k in range(len(CLASS_NAMES))]].to_numpy(np.float64)
+    measured = measure(found / found.sum(axis=1, keepdims=True), predictions.label.cat.codes.to_numpy())
+    return pd.DataFrame([{"scaled": False, "temperature": 1.0, **measured}], columns=list(COLUMNS))

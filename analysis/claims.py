@@ -23,13 +23,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis import failures, stress
-from analysis.effects import Effect, over_seeds
+from analysis import failures
+from analysis.corruptions import CORRUPTIONS
+from analysis.effects import Effect, over_seeds, signed
 from analysis.failures import CONFIDENT, LIFT_OF, PAIRS, SIMILAR
 from analysis.measures import (
     ACCURACY,
     POINTS,
     SHARE,
+    by_severity,
     contrast,
     drawn,
     energies,
@@ -39,7 +41,6 @@ from analysis.measures import (
     fifth,
     gain,
     gap,
-    preference,
     ratio,
     some,
     stressed,
@@ -123,12 +124,12 @@ def _because_of_schedule(runs: Runs) -> Found:
         weights = {("adam", schedule): adam, ("adam", "none"): -adam, ("sgd", schedule): sgd, ("sgd", "none"): -sgd}
         return contrast(runs, {arms[cell]: weight for cell, weight in weights.items()}, what)
 
-    others = [
-        less_none("cosine", 0.5, 0.5, "cosine less none, mean over optimizers"),
-        less_none("step", 1.0, -1.0, "StepLR less none with Adam, less the same with SGD"),
-    ]
     step = less_none("step", 0.5, 0.5, "StepLR less none, mean over optimizers")
-    return Found([step], [other.sentence for other in others])
+    others = [
+        ("cosine", 0.5, 0.5, "cosine less none, mean over optimizers"),
+        ("step", 1.0, -1.0, "StepLR less none with Adam, less the same with SGD"),
+    ]
+    return Found([step], [runs.note(other[-1], less_none, *other) for other in others])
 
 
 @claim(
@@ -169,8 +170,9 @@ def _overfits_less(runs: Runs) -> Found:
     "skip_connections.yaml",
 )  # fmt: skip
 def _skip_connections(runs: Runs) -> Found:
-    deep, *others = [gain(runs, plain, residual) for plain, residual in runs.shortcuts()]
-    return Found([deep], [other.sentence for other in others])
+    deepest, *others = runs.shortcuts()
+    notes = [runs.note(f"{pair[1]} less {pair[0]}", gain, runs, *pair) for pair in others]
+    return Found([gain(runs, *deepest)], notes)
 
 
 @claim(
@@ -287,13 +289,18 @@ def _attends(runs: Runs) -> Found:
 
 @claim(
     "texture-over-shape", "Networks prefer texture to shape", CNN, "“prioritizes texture over shape”",
-    "retained accuracy without shape (patch shuffle) less without texture (silhouette, blur), at severity 5, where "
-    "each is taken away wholly", *STUDIES,
+    "accuracy retained as shape is taken away (patch shuffle) less as texture is (silhouette, blur), mean over five "
+    "severities", *STUDIES,
 )  # fmt: skip
 def _texture_over_shape(runs: Runs) -> Found:
     arm = runs.reference()
-    what = f"accuracy retained without shape, less without texture ({arm})"
-    return Found([over_seeds(some(preference(runs, arm)), what, POINTS, SHARE, stressed(runs, arm))])
+    what, of = f"accuracy retained without shape, less without texture ({arm})", stressed(runs, arm)
+    return Found([of.effect(of.preference(arm), what, POINTS, SHARE)], [_at_each(by_severity(runs, arm))])
+
+
+def _at_each(values: pd.DataFrame) -> str:
+    shown = ", ".join(signed(value) for value in values.mean())
+    return f"At severity 1 to 5 by itself: {shown} points."
 
 
 @claim(
@@ -321,38 +328,39 @@ def _augmentation_accuracy(runs: Runs) -> Found:
 )  # fmt: skip
 def _augmentation_robustness(runs: Runs) -> Found:
     before, after = runs.augmentation()
-    both = pd.concat([runs.of(arm, "stress") for arm in (before, after)])
-    means = stress.means(stress.errors(both, before)).query("arm == @after").set_index("seed")
+    of, both = stressed(runs, before, after), pd.concat([runs.of(arm, "stress") for arm in (before, after)])
+    made = set(both[both.inside].corruption)
+    ordinary = [name for name, corruption in CORRUPTIONS.items() if corruption.family != "suppression"]
 
-    def less(group: str, kinds: str) -> Effect:
-        by_seed = some(100 * (1 - means[means.group == group].mce))
-        what = f"{kinds}: how much less {after} errs than {before}"
-        return over_seeds(by_seed, what, "%", SHARE, stressed(runs, before))
+    def less(names: list[str], kinds: str) -> Effect:
+        mce = np.mean([of.ce(after, before, name) for name in names], axis=0)
+        return of.effect(100 * (1 - mce), f"{kinds}: how much less {after} errs than {before}", "%", SHARE)
 
-    found = less("outside", "under kinds of change that the training augmentation does not make")
-    inside = "inside" in set(means.group)
-    return Found([found], [less("inside", "under the kinds that it makes, whatever their size").sentence] * inside)
+    outside, inside = ([name for name in ordinary if (name in made) == wanted] for wanted in (False, True))
+    found = less(outside, "under kinds of change that the training augmentation does not make")
+    notes = [less(inside, "under the kinds that it makes, whatever their size").sentence] if inside else []
+    return Found([found], notes)
 
 
 @claim(
     "augmentation-moves-attention-to-shape", "Augmentation moves attention to shape", CNN, "“focuses on shape”",
-    "change in the preference of texture over shape at severity 5, where each is taken away wholly, and in the "
-    "evidence on the garment, where one kind of map is to be trusted in both arms",
+    "change in the preference of texture over shape, mean over five severities, and in the evidence on the garment, "
+    "where one kind of map is to be trusted in both arms",
     "fashion_cnn.yaml", "augmentation.yaml",
 )  # fmt: skip
 def _augmentation_attention(runs: Runs) -> Found:
     before, after = runs.augmentation()
-    less, images = preference(runs, before) - preference(runs, after), stressed(runs, before)
-    what = f"preference of texture over shape, {before} less {after}"
-    effects = [over_seeds(some(less), what, POINTS, SHARE, images)]
+    of, what = stressed(runs, before, after), f"preference of texture over shape, {before} less {after}"
+    effects = [of.effect(of.preference(before) - of.preference(after), what, POINTS, SHARE)]
+    notes = [_at_each(by_severity(runs, before) - by_severity(runs, after))]
     try:
         tables = energies(runs, before, after)
     except NotTested as reason:
-        return Found(effects, [f"The maps are left out: {reason}."], "By behaviour alone")
+        return Found(effects, [*notes, f"The maps are left out: {reason}."], "By behaviour alone")
     on_garment = [of.groupby("seed").energy.mean() for of in tables]
     more, images = some(100 * (on_garment[1] - on_garment[0])), pd.concat(tables).image.nunique()
     what = f"evidence on the garment, {after} less {before}"
-    return Found([*effects, over_seeds(more, what, POINTS, SHARE, images)])
+    return Found([*effects, over_seeds(more, what, POINTS, SHARE, images)], notes)
 
 
 @claim(

@@ -36,9 +36,9 @@ class Corruption:
     unit: str
 
 
-# Chosen on one trained FashionCNN and by eye: severity 1 costs it 1 to 3 points (but 9 where the fewest patches, two,
-# change places), every step costs more, and at severity 5 a person still recognises most garments; not so under
-# suppressions, which are to take everything of a kind.
+# Chosen on one FashionCNN trained without augmentation, and by eye: severity 1 most often costs it 1 to 3 points (9
+# where the fewest patches, two, change places), severity 5 much, and a person still recognises most garments then; not
+# so under suppressions, which are to take everything of a kind.
 CORRUPTIONS = {
     "gaussian_noise": Corruption("noise", (0.03, 0.06, 0.1, 0.15, 0.22), "standard deviation, pixels in [0, 1]"),
     "shot_noise": Corruption("noise", (300, 100, 35, 12, 4), "photons at a pixel of 1"),

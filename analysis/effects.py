@@ -25,9 +25,9 @@ class Effect:
     """What was measured for a claim, in `unit`, positive where the claim is right.
 
     `low` and `high` are the ends of its 95 % interval, `p` is two-sided; None where they are not defined. `smallest` is
-    the smallest effect that matters. `own` is what each seed says of it by itself, `spread` their standard deviation; 0
-    where it is not the seeds, or not they alone, that leave it open. It is measured on `images`, where it is of images;
-    `crossed` says whether the interval is over them too.
+    the smallest effect that matters. `own` is what each seed says of it by itself, `spread` their standard deviation.
+    It is measured on `images`, where it is of images; `crossed` says whether the interval is over them too, and
+    `image_error` is then the standard error that other images alone give it.
     """
 
     what: str
@@ -41,6 +41,7 @@ class Effect:
     spread: float
     images: int | None = None
     crossed: bool = False
+    image_error: float = 0.0
 
     @property
     def seeds(self) -> int:
@@ -98,18 +99,23 @@ def over_both(values: Reals, seeds: int, what: str, unit: str, smallest: float, 
 
     `values` (1 + seeds + draws,): what was found, what each seed says by itself, the draws. With few seeds the draws
     vary too little, and t knows nothing of other images. The draws' p is twice the share of them on the other side of
-    0, counting one more (Davison & Hinkley 1997, section 4.4); the larger of the two is taken. One seed has neither.
+    0, counting one more (Davison & Hinkley 1997, section 4.4), and where none is, that of a normal distribution of
+    their mean and variance; the larger of the two p is taken. One seed has neither.
     """
     own, draws = values[1 : 1 + seeds], values[1 + seeds :]
     found = dataclasses.replace(over_seeds(own.tolist(), what, unit, smallest, images), value=float(values[0]))
     low, high = map(float, ends(draws))
     if found.low is None or found.high is None or found.p is None or np.isnan(low):
         return dataclasses.replace(found, low=None, high=None, p=None)
-    spread = found.spread if found.low <= low and high <= found.high else 0.0
-    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-    p = max(found.p, min(1.0, 2 * float(beyond + 1) / (len(draws) + 1)))
-    low, high = min(low, found.low), max(high, found.high)
-    return dataclasses.replace(found, low=low, high=high, p=p, spread=spread, crossed=True)
+    beyond, known = min((draws <= 0).sum(), (draws >= 0).sum()), draws[~np.isnan(draws)]
+    beside = min(1.0, 2 * float(beyond + 1) / (len(draws) + 1))
+    if beyond == 0:
+        beside = min(beside, 2 * float(stats.norm.sf(abs(known.mean()) / known.std())))
+    image_error = max(float(known.var()) - found.spread**2 / seeds, 0.0) ** 0.5
+    return dataclasses.replace(
+        found, low=min(low, found.low), high=max(high, found.high), p=max(found.p, beside), crossed=True,
+        image_error=image_error,
+    )  # fmt: skip
 
 
 def sign_flip(values: Sequence[float]) -> float:
@@ -142,17 +148,18 @@ def holm(p: Sequence[float]) -> list[float]:
 def seeds_needed(effect: Effect, level: float) -> int | None:
     """With how many seeds the interval would leave out 0, or lie within ± smallest, with a chance of some 80 %.
 
-    If mean and spread over seeds are what they were; `level` is that of the test against 0, after the correction for
-    several. By the quantiles of Student's t (Chow, Shao & Wang 2008, Sample Size Calculations in Clinical Research,
-    section 3.1). None where it takes more than 1,000, or no more than there are: then it is not the seeds that lack.
+    If mean and spread over seeds are what they were, and the images the same; `level` is that of the test against 0,
+    after the correction for several. By the quantiles of Student's t (Chow, Shao & Wang 2008, Sample Size Calculations
+    in Clinical Research, section 3.1). None where it takes more than 1,000, or no more than there are: then it is not
+    the seeds that lack.
     """
-    if not effect.spread > 0:
+    if not effect.spread > 0 or effect.p is None:
         return None
     mean, n = abs(effect.value), np.arange(2, MOST_SEEDS + 1)
     of_0, ends, one_sided, two_sided = (
         stats.t.ppf(q, n - 1) for q in (1 - level / 2, (1 + CONFIDENCE) / 2, POWER, (1 + POWER) / 2)
     )
-    error = effect.spread / np.sqrt(n)
+    error = np.sqrt(effect.spread**2 / n + effect.image_error**2)
     enough = ((of_0 + one_sided) * error < mean) | ((ends + two_sided) * error < effect.smallest - mean)
     least = int(n[enough.argmax()])
     return least if enough.any() and least > effect.seeds else None

@@ -87,7 +87,7 @@ def gather(folder: Path, top: int, stressed: int | None, step: Step) -> Evidence
             again = Rerun(folder, trials, predictions, networks, step)
             found["attention"], found["attention_checks"] = again.attention(images), again.checks(images)
             found["stress"] = again.stress(images, stressed or STRESSED[trials.fidelity.iloc[0]])
-            found["calibration"] = again.calibration(splits)
+            found["calibration"] = again.calibration(images, splits)
             in_order = [t for s in standings for t in s.trials.sort_values("seed").trial_id if t in again.there]
             maps = again.maps(images, on_show(two, found["failures"], next(iter(in_order), None)))
         missing += again.missing

@@ -89,6 +89,12 @@ def _kept(path: Path, key: str) -> pd.DataFrame | None:
     return None
 
 
+def source(work: Work, shared: Any, *sources: ModuleType) -> str:
+    """A digest of what `work` finds of any network: of `shared`, the code of its module, the models and `sources`."""
+    families = sorted(Path(inspect.getfile(models)).parent.glob("*.py"))
+    return digest(*sources, inspect.getmodule(work), *families, torch.__version__, cv2.__version__, *shared)
+
+
 class Networks:
     """The confirmed trials' networks of the study in `folder`; Ray starts when the first of them is needed."""
 
@@ -103,16 +109,14 @@ class Networks:
         self.open.close()
 
     def over(
-        self, trials: Sequence[str], work: Work, each: Callable[[str], Any], shared: Any, *sources: ModuleType
+        self, trials: Sequence[str], work: Work, each: Callable[[str], Any], shared: Any, key: str
     ) -> Iterator[tuple[str, pd.DataFrame]]:
         """`work(network, config, each(trial), shared)` for every trial, as they are done: its id and the result.
 
-        Results are kept in the study's `cache/` until weights, arguments, the models, torch, OpenCV, `sources` or the
-        module of `work` change. Raises RecordError where a trial's weights cannot be read.
+        Results are kept in the study's `cache/` until weights, `each` or `key`, which `source` gives, change. Raises
+        RecordError where a trial's weights cannot be read.
         """
-        families = sorted(Path(inspect.getfile(models)).parent.glob("*.py"))
-        common = digest(*sources, inspect.getmodule(work), *families, torch.__version__, cv2.__version__, *shared)
-        keys = {trial: digest(common, self._weights(trial), each(trial)) for trial in trials}
+        keys = {trial: digest(key, self._weights(trial), each(trial)) for trial in trials}
         paths = {trial: self.folder / "cache" / f"{work.__name__.strip('_')}-{trial}.parquet" for trial in trials}
         found = {trial: _kept(paths[trial], keys[trial]) for trial in trials}
         yield from ((trial, table) for trial, table in found.items() if table is not None)

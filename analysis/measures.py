@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,12 @@ import pandas as pd
 
 from analysis import failures
 from analysis.attention import trusted
-from analysis.corruptions import CLEAN, SEVERITIES
+from analysis.corruptions import CLEAN
 from analysis.effects import Effect, over_both, over_seeds
 from analysis.failures import Confirmed
 from analysis.runs import NotTested, Runs
 from analysis.statistics import Crossed, Reals, quotient
+from analysis.stress import right
 
 POINTS = "points"  # percentage points
 ACCURACY = 0.5  # points of accuracy, of its gap between training and test, and of what is wrong though confident
@@ -90,9 +92,13 @@ def ratio(crossed: Crossed, events: npt.NDArray[np.generic], of: npt.NDArray[np.
 
 def drawn(of: Confirmed, values: Reals, what: str, unit: str, smallest: float) -> Effect:
     """An effect of the reference arm's predictions. Raises NotTested where none is of the kind that it takes."""
+    return _known(values, len(of.seeds), what, unit, smallest, len(of.images))
+
+
+def _known(values: Reals, seeds: int, what: str, unit: str, smallest: float, images: int) -> Effect:
     if np.isnan(values[0]):
         raise NotTested(f"nothing was predicted of which it could be counted: {what}")
-    return over_both(values, len(of.seeds), what, unit, smallest, len(of.images))
+    return over_both(values, seeds, what, unit, smallest, images)
 
 
 def fifth(runs: Runs, pattern: str) -> Effect:
@@ -105,29 +111,71 @@ def fifth(runs: Runs, pattern: str) -> Effect:
     return drawn(of, 100 * less, what, POINTS, ERRORS)
 
 
+@dataclass(frozen=True)
+class Stressed:
+    """By arm and corruption, at how many of its severities each network is right on each image: shares (T, N).
+
+    Of the seeds that all arms have, in one order; `crossed` draws of them and of the images, the same for all arms.
+    """
+
+    shares: Mapping[str, Mapping[str, Reals]]
+    crossed: Crossed
+    seeds: int
+    images: int
+
+    def retained(self, arm: str, *corruptions: str) -> Reals:
+        """Σ A(s) / (5 A(0)), mean over corruptions, as `effect` takes it; see `stress.errors`."""
+        left, clean = self.shares[arm], self.shares[arm][CLEAN]
+        return np.asarray(ratio(self.crossed, np.mean([left[name] for name in corruptions], axis=0), clean))
+
+    def preference(self, arm: str) -> Reals:
+        """Accuracy retained without shape less that without texture, in points: above 0, texture matters more."""
+        return 100 * (self.retained(arm, *NO_SHAPE) - self.retained(arm, *NO_TEXTURE))
+
+    def fall(self, arm: str, corruption: str) -> Reals:
+        """By how much the accuracy falls, mean over severities, in points."""
+        less = self.shares[arm][CLEAN] - self.shares[arm][corruption]
+        return 100 * ratio(self.crossed, less, np.ones(less.shape))
+
+    def ce(self, arm: str, reference: str, corruption: str) -> Reals:
+        """Corruption error relative to that of the reference arm: see `stress.errors`."""
+        ours, theirs = (1 - self.shares[name][corruption] for name in (arm, reference))
+        return ratio(self.crossed, ours, theirs)
+
+    def effect(self, values: Reals, what: str, unit: str, smallest: float) -> Effect:
+        """Raises NotTested where the values are of nothing."""
+        return _known(values, self.seeds, what, unit, smallest, self.images)
+
+
+def stressed(runs: Runs, *arms: str) -> Stressed:
+    """What the table `stress` says of arms. Raises NotTested where no seed is common to them."""
+    tables = [runs.of(arm, "stress") for arm in arms]
+    seeds = some(pd.Series(sorted(set.intersection(*(set(of.seed) for of in tables))), dtype=float))
+    shares: dict[str, dict[str, Reals]] = {}
+    for arm, table in zip(arms, tables, strict=True):
+        of = table[table.seed.isin(seeds)].sort_values(["seed", "severity"])
+        shares[arm] = {
+            str(name): right(rows).reshape(len(seeds), -1, int(rows.n.iloc[0])).mean(axis=1)
+            for name, rows in of.groupby("corruption", observed=True)
+        }
+    images = shares[arms[0]][CLEAN].shape[1]
+    return Stressed(shares, Crossed([int(seed) for seed in seeds], images), len(seeds), images)
+
+
 def fall(runs: Runs, corruption: str, how: str) -> Effect:
     """By how much the accuracy falls under a corruption, mean over its severities; `how` says in words what it does."""
     arm = runs.reference()
-    of = runs.of(arm, "stress")
-    means = of.groupby(["corruption", "seed"], observed=True).accuracy.mean()
+    of = stressed(runs, arm)
     what = f"fall of the accuracy {how}, mean over five severities ({arm})"
-    return over_seeds(some(100 * (means[CLEAN] - means[corruption])), what, POINTS, FALL, stressed(runs, arm))
+    return of.effect(of.fall(arm, corruption), what, POINTS, FALL)
 
 
-def stressed(runs: Runs, arm: str) -> int:
-    """How many test images were corrupted."""
-    return int(runs.of(arm, "stress").n.iloc[0])
-
-
-def preference(runs: Runs, arm: str) -> pd.Series:
-    """Accuracy retained without shape less that without texture, in points by seed: above 0, texture matters more.
-
-    At the highest severity alone, where all shape and all texture that the suppressions can take is gone: at those
-    below it, how much is left of either depends on the amounts that were chosen.
-    """
-    of = runs.of(arm, "stress")
-    left = of[of.severity.isin([0, SEVERITIES[-1]])].set_index(["seed", "corruption"]).accuracy.unstack()
-    return 100 * (left[NO_SHAPE].mean(axis=1) - left[NO_TEXTURE].mean(axis=1)) / left[CLEAN]
+def by_severity(runs: Runs, arm: str) -> pd.DataFrame:
+    """What `Stressed.preference` is at each severity by itself: points, a row a seed, a column a severity."""
+    of = runs.of(arm, "stress").set_index(["seed", "severity", "corruption"]).accuracy.unstack()
+    clean = of[CLEAN].dropna().droplevel("severity")
+    less = (of[NO_SHAPE].mean(axis=1) - of[NO_TEXTURE].mean(axis=1)).dropna()
+    return 100 * less.unstack().div(clean, axis=0)
 
 
 def energies(runs: Runs, *arms: str) -> list[pd.DataFrame]:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from analysis import attention, calibration, corruptions, descriptors, statistics, stress, tables
-from analysis.forward import Networks, digest
+from analysis.forward import Networks, source
 from analysis.schemas import KEY
 from study.config import TrialConfig
 from study.data import Bytes, Splits
@@ -69,7 +69,7 @@ class Rerun:
         self.of = {str(trial): rows for trial, rows in predictions.groupby("trial_id", sort=True)}
         self.there = [trial for trial in self.of if (folder / "confirm" / trial / "best.pt").is_file()]
         self.lost = predictions[~predictions.trial_id.isin(self.there)]
-        self.dropped: list[str] = []  # tables of which what an earlier report found is not kept
+        self.dropped: dict[str, None] = {}  # tables of which what an earlier report found is not kept, in order
 
     @property
     def missing(self) -> list[str]:
@@ -91,25 +91,27 @@ class Rerun:
         """The table `attention`: maps of a sample of errors and of matched correct images."""
         samples = {trial: _sample(self.of[trial], images) for trial in self.there}
         shared = (images.pixels, images.masks)
-        found = self._over(f"where {len(self.there)} networks look", _inspect, samples, shared, attention)
+        said = f"where {len(self.there)} networks look"
+        found, key = self._over(said, _inspect, samples, shared, attention)
         order = pd.Series(images.table.index)
         for trial, rows in found.items():
             matched = rows.matched.map(order, na_action="ignore").astype("Int32")
             found[trial] = rows.assign(image=rows.image.map(order), matched=matched)
-        return self._table("attention", found, digest(attention, *shared))
+        return self._table("attention", found, key)
 
     def checks(self, images: Images) -> pd.DataFrame:
         """The table `attention_checks`: whether the maps are to be trusted."""
         wrong = {trial: _wrong(self.of[trial], images) for trial in self.there}
         said = f"whether the maps of {len(self.there)} networks are to be trusted"
-        found = self._over(said, _check, wrong, (images.pixels,), attention, statistics)
-        return self._table("attention_checks", found, digest(attention, statistics, images.pixels))
+        return self._table(
+            "attention_checks", *self._over(said, _check, wrong, (images.pixels,), attention, statistics)
+        )
 
     def maps(self, images: Images, on_show: Mapping[str, set[int]]) -> dict[str, pd.DataFrame]:
         """By trial, the maps that cards show, indexed by image: 28×28, predicted and true."""
         rows = {trial: _on_show(self.of[trial], on_show.get(trial, set()), images) for trial in self.there}
         wanted = {trial: of for trial, of in rows.items() if len(of)}
-        found = self._over("maps of the images on show", _maps, wanted, (images.pixels,), attention)
+        found, _ = self._over("maps of the images on show", _maps, wanted, (images.pixels,), attention)
         return {
             trial: rows.assign(image=wanted[trial].image.to_numpy()).set_index("image") for trial, rows in found.items()
         }
@@ -121,34 +123,33 @@ class Rerun:
         shared = (images.pixels[chosen], labels, images.table.index.to_numpy()[chosen])
         said = f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions"
         precision = {trial: self.precision[trial] for trial in self.there}
-        sources = (stress, corruptions, attention, descriptors)
-        found = self._over(said, _stress, precision, shared, *sources)
-        return self._table("stress", found, digest(*sources, *shared))
+        return self._table(
+            "stress", *self._over(said, _stress, precision, shared, stress, corruptions, attention, descriptors)
+        )
 
-    def calibration(self, splits: Splits) -> pd.DataFrame:
+    def calibration(self, images: Images, splits: Splits) -> pd.DataFrame:
         """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
-        shared = (splits.val_images, splits.val_labels)
+        labels = images.table.label.cat.codes.to_numpy(np.uint8)
+        shared = (splits.val_images, splits.val_labels, images.pixels, labels)
         said = f"how far {len(self.there)} networks are to be believed"
         precision = {trial: self.precision[trial] for trial in self.there}
-        fitted = self._over(said, _fit, precision, shared, calibration, attention)
-        temperatures = pd.Series(
-            {trial: float(rows.temperature.iloc[0]) for trial, rows in fitted.items()}, dtype=float
-        )
-        earlier, key = self._kept("calibration", digest(calibration, attention, *shared))
-        kept = earlier[earlier.scaled].set_index("trial_id").temperature
-        found = calibration.calibration(self.predictions, pd.concat([temperatures, kept]))
-        return self._write("calibration", found.merge(self._keys(), on="trial_id"), key)
+        found, key = self._over(said, _calibrate, precision, shared, calibration, attention)
+        kept, _ = self._kept("calibration", key)
+        gone = self.lost[~self.lost.trial_id.isin(kept.trial_id)]
+        found |= {str(trial): calibration.unscaled(rows) for trial, rows in gone.groupby("trial_id")}
+        return self._table("calibration", found, key)
 
     def _over(
         self, said: str, work: Callable[..., pd.DataFrame], own: Mapping[str, Any], shared: Any, *sources: ModuleType
-    ) -> dict[str, pd.DataFrame]:
-        """What `work` finds of each trial in `own`, with what is the trial's."""
+    ) -> tuple[dict[str, pd.DataFrame], str]:
+        """What `work` finds of each trial in `own`, with what is the trial's, and a digest of what makes it."""
         self.step(said, 0, len(own))
         found: dict[str, pd.DataFrame] = {}
-        for trial, rows in self.networks.over(list(own), work, own.__getitem__, shared, *sources):
+        key = source(work, shared, *sources)
+        for trial, rows in self.networks.over(list(own), work, own.__getitem__, shared, key):
             found[trial] = rows
             self.step(said, len(found), len(own))
-        return found
+        return found, key
 
     def _table(self, name: str, found: dict[str, pd.DataFrame], key: str) -> pd.DataFrame:
         """What was found of each trial, and what is kept of those without weights; `key` is a digest of its sources."""
@@ -164,7 +165,7 @@ class Rerun:
         if not self.there:
             return earlier, theirs if len(earlier) else key
         if len(earlier) and theirs != key:
-            self.dropped.append(name)
+            self.dropped |= {name: None}
             earlier = earlier[:0]
         return earlier, key
 
@@ -218,15 +219,23 @@ def _stress(network: nn.Module, config: TrialConfig, own: Precision, shared: tup
     return stress.stress(network, config, *shared, SEED, own)
 
 
-def _fit(network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, Bytes]) -> pd.DataFrame:
-    """The temperature that suits the validation images, of which the network was chosen by the best epoch only.
+def _calibrate(
+    network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, Bytes, Bytes, Bytes]
+) -> pd.DataFrame:
+    """Calibration on the test images, by the temperature that suits the validation images.
 
-    In the precision of the training, in which the test images were predicted too.
+    Of these the network was chosen by the best epoch only. In the precision of the training, in which the test images
+    were predicted too.
     """
-    inputs = attention.normalised(shared[0], config.mean, config.std)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=own == "bf16"):
-        logits = torch.cat([network(part) for part in inputs.split(attention.BATCH)])
-    return pd.DataFrame({"temperature": [calibration.temperature(logits.double().numpy(), shared[1])]})
+    val_images, val_labels, images, labels = shared
+
+    def logits(pixels: Bytes) -> npt.NDArray[np.float64]:
+        inputs = attention.normalised(pixels, config.mean, config.std)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=own == "bf16"):
+            found = torch.cat([network(part) for part in inputs.split(attention.BATCH)])
+        return np.asarray(found.double().numpy())
+
+    return calibration.calibration(logits(val_images), val_labels, logits(images), labels)
 
 
 def _maps(network: nn.Module, config: TrialConfig, own: pd.DataFrame, shared: tuple[Bytes]) -> pd.DataFrame:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.effects import Effect
 from analysis.statistics import lost_seeds
+from analysis.words import start
 from study.config import SGD, Adam, Step, TrialConfig, hyperparameters
 
 OPTIMIZATION = ("hp_optimizer", "hp_lr", "hp_momentum", "hp_nesterov", "hp_schedule", "hp_step_size", "hp_gamma")
@@ -68,6 +71,18 @@ class Runs:
         """A value of each completed trial of the arm, by seed."""
         return value(self.of(arm).set_index("seed")).astype(float)
 
+    def note(self, what: str, effect: Callable[..., Effect], *given: Any) -> str:
+        """The sentence of `effect(*given)`, on which no verdict rests: what is lost of its arms is said here alone."""
+        before = set(self.used)
+        try:
+            said = effect(*given).sentence
+        except NotTested as reason:
+            said = f"{start(what)} is not tested: {reason}."
+        lost = [f"{self.lost[arm]} ({arm}): " for arm in sorted((self.used - before) & self.lost.keys())]
+        self.used.clear()
+        self.used.update(before)
+        return "".join(lost) + said
+
     def alike(self, *columns: str) -> list[pd.DataFrame]:
         """Groups of arms that differ in nothing but hyperparameters whose names begin with one of `columns`."""
         differ = self.arms.columns.str.startswith(columns)
@@ -106,9 +121,8 @@ class Runs:
 
     def shortcuts(self) -> list[tuple[str, str]]:
         """Pairs of arms without shortcuts and with them, all else equal; the deepest first."""
-        groups = [
-            arms.set_index(arms.hp_shortcut.astype(bool)).assign(arm=arms.index) for arms in self.alike("hp_shortcut")
-        ]
+        known = [arms[arms.hp_shortcut.notna()].reset_index() for arms in self.alike("hp_shortcut")]
+        groups = [arms.groupby(arms.hp_shortcut.astype(bool)).first() for arms in known]
         pairs = [of for of in groups if set(of.index) == {False, True}]
         if not pairs:
             raise NotTested("it takes two arms that differ in their shortcuts alone")

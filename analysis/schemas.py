@@ -113,7 +113,7 @@ TRIALS = _schema(
         _category("status", "pending, running, completed, stopped, diverged or failed", ordered=False),
         _field("stop_reason", TEXT, "finished, asha, one-epoch, diverged, error, time-budget or superseded", null=True),
         _field("error", TEXT, "what was raised, where the trial failed", null=True),
-        _field("attempts", WHOLE, "how many times it was started; more than 1 after a failure"),
+        _field("attempts", WHOLE, "how many times it was started; more than 1 after a failure or an interruption"),
         _field("epochs", WHOLE, "epochs it ran"),
         _field("max_epochs", WHOLE, "epochs it might have run"),
         _field("best_epoch", WHOLE, "the epoch of the best validation accuracy, 1 is the first", null=True),
@@ -201,7 +201,14 @@ FAILURES = _schema(
         _field("models", WHOLE, "confirmed trials"),
     ],
 )
-KINDS = {"image": pa.int32(), "wrong": YES_NO, "passed": YES_NO, "matched": pa.int32(), "n": WHOLE}
+KINDS = {
+    "image": pa.int32(),
+    "right": pa.binary(),
+    "wrong": YES_NO,
+    "passed": YES_NO,
+    "matched": pa.int32(),
+    "n": WHOLE,
+}
 KINDS |= dict.fromkeys(("severity", "seeds", "images", "seeds_needed"), WHOLE) | dict.fromkeys(
     ("inside", "scaled"), YES_NO
 )
@@ -228,7 +235,7 @@ ATTENTION_CHECKS = _schema(
 )
 STRESS = _schema("One row a confirmed trial, corruption and severity.", [*KEY, *_measured(stress.COLUMNS)])
 CALIBRATION = _schema(
-    "One row a confirmed trial before temperature scaling, and one after, by its test predictions.",
+    "One row a confirmed trial before temperature scaling, and one after, on the test images.",
     [*KEY, *_measured(calibration.COLUMNS)],
 )
 CLAIMS = _schema("One row a conclusion of the two sources.", [*OF_STUDY, *_measured(verdicts.COLUMNS)])

@@ -110,12 +110,6 @@ class Crossed:
         by_seed = (cells @ self.images).reshape(len(self.seeds), kinds, -1)
         return np.asarray(np.einsum("skd,sd->dk", by_seed, self.seeds))
 
-    def ratio(self, events: npt.NDArray[np.generic], trials: npt.NDArray[np.generic]) -> Interval:
-        """sum(events) / sum(trials), both (T, N), with its interval."""
-        low, high = ends(quotient(self.sums(events), self.sums(trials)))
-        found = (quotient(events.sum(), trials.sum()), low, high)
-        return Interval(*(None if np.isnan(v) else float(v) for v in found))
-
 
 def quotient(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Reals:
     """Elementwise; NaN where the denominator is 0."""

@@ -37,6 +37,8 @@ COLUMNS = {
     "accuracy": "in [0, 1]",
     "n": "images",
     "inside": "whether the trial's training augmentation makes changes of this kind, whatever their size",
+    "right": "which of the images are predicted right, ordered by place: numpy.unpackbits(numpy.frombuffer(right, "
+    "numpy.uint8), count=n)",
 }
 
 
@@ -65,11 +67,18 @@ def stress(
     network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # takes half the time
     rows = []
     for name, severity, changed in corrupted(images, index, seed):
-        accuracy = float((_predicted(network, config, changed, precision) == labels).mean())
+        correct = _predicted(network, config, changed, precision) == labels
         family = CLEAN if name == CLEAN else CORRUPTIONS[name].family
         trained = name != CLEAN and inside(name, config.augmentation)
-        rows.append((name, family, severity, accuracy, len(images), trained))
+        bits = np.packbits(correct).tobytes()
+        rows.append((name, family, severity, float(correct.mean()), len(images), trained, bits))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def right(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Which images are predicted right, by rows of the table `stress` of the same n: (rows, n)."""
+    bits = np.frombuffer(b"".join(table.right), np.uint8).reshape(len(table), -1)
+    return np.unpackbits(bits, axis=1, count=int(table.n.iloc[0])).astype(bool)
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from analysis.attention import VARIANTS
 from analysis.corruptions import CLEAN, CORRUPTIONS, SEVERITIES
 from analysis.failures import EXTREMES, SIMILAR
 from analysis.runs import Runs
+from analysis.schemas import SCHEMAS
 from analysis.stress import inside
 from study import space_file
 from study.config import TrialConfig, hyperparameters
@@ -23,6 +24,8 @@ SEEDS, IMAGES = 6, 4000
 SPREAD = 0.15  # points of accuracy, standard deviation between seeds
 UPPER = np.flatnonzero(np.isin(CLASS_NAMES, SIMILAR[0]))
 ALIKE = 0.8  # share of what makes an image hard that all networks have in common
+STRESSED = 1000  # images
+HARD_UNDER_STRESS = np.random.default_rng(0).normal(0, ALIKE**0.5, STRESSED)
 TABLES = ("trials", "epochs", "predictions", "attention", "attention_checks", "stress", "calibration")
 
 
@@ -84,6 +87,8 @@ def made(
                     rows[what].append(of.assign(**key))
             rows["trials"].append(pd.DataFrame([trial]))
     joined = {name: pd.concat(of, ignore_index=True) for name, of in rows.items()}
+    hyper = [name for name in SCHEMAS["trials"].names if name.startswith("hp_")]
+    joined["trials"] = joined["trials"].reindex(columns=joined["trials"].columns.union(hyper, sort=False))
     return Runs(images=table, **joined)
 
 
@@ -142,15 +147,19 @@ def _checks(arm: Arm) -> pd.DataFrame:
 
 
 def _stress(arm: Arm, config: TrialConfig, clean: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Without anything planted no corruption costs anything."""
+    """Without anything planted no corruption costs anything; some images are hard under all, and for all networks."""
     rows = [(CLEAN, CLEAN, 0, clean, False)]
     for name, corruption in CORRUPTIONS.items():
         trained = inside(name, config.augmentation)
         less = arm.robust_inside if trained else arm.robust
         for severity, fall in zip(SEVERITIES, np.broadcast_to(arm.falls.get(name, 0.0), 5) / 100, strict=True):
-            error = (1 - clean + fall) * (1 - less) + rng.normal(0, 0.001)
+            error = (1 - clean + fall) * (1 - less)
             rows.append((name, corruption.family, severity, 1 - error, trained))
-    return pd.DataFrame(rows, columns=["corruption", "family", "severity", "accuracy", "inside"]).assign(n=200)
+    table = pd.DataFrame(rows, columns=["corruption", "family", "severity", "accuracy", "inside"])
+    own = rng.normal(0, (1 - ALIKE) ** 0.5, (len(table), STRESSED))
+    right = HARD_UNDER_STRESS + own <= stats.norm.ppf(table.accuracy.to_numpy())[:, None]
+    bits = [row.tobytes() for row in np.packbits(right, axis=1)]
+    return table.assign(accuracy=right.mean(axis=1), n=STRESSED, right=bits)
 
 
 def _calibration(rng: np.random.Generator) -> pd.DataFrame:

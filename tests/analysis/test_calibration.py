@@ -17,8 +17,8 @@ from analysis.calibration import (
     calibration_error,
     measure,
     risk_coverage_area,
-    scaled,
     temperature,
+    unscaled,
 )
 from study.config import FashionCNN, TrialConfig
 from study.data import CLASS_NAMES, Splits
@@ -92,19 +92,30 @@ def test_the_temperature_is_the_best_of_a_grid(logits: np.ndarray, label: np.nda
     assert temperature(3 * logits, label) == pytest.approx(grid[np.argmin(losses)], rel=0.02)
 
 
-def test_probabilities_scale_as_logits_do(logits: np.ndarray) -> None:
-    assert scaled(softmax(logits, axis=1), 1.7) == pytest.approx(softmax(logits / 1.7, axis=1))
+def test_a_network_has_a_row_before_scaling_and_one_after(logits: np.ndarray, label: np.ndarray) -> None:
+    half = N // 2
+    table = calibration(3 * logits[:half], label[:half], 3 * logits[half:], label[half:])
+    assert list(table.columns) == list(COLUMNS)
+    assert table.scaled.tolist() == [False, True]
+    assert table.temperature.tolist() == [1.0, pytest.approx(3, rel=0.1)]
+    assert table.ece[1] < 0.04 < table.ece[0]
+    expected = measure(softmax(3 * logits[half:] / table.temperature[1], axis=1), label[half:])
+    assert table.loc[1, list(expected)].to_dict() == pytest.approx(expected)
 
 
-def test_a_trial_has_a_row_before_scaling_and_one_after(logits: np.ndarray, label: np.ndarray) -> None:
+def test_what_is_far_from_likely_stays_so_when_it_is_scaled(label: np.ndarray) -> None:
+    """Of probabilities that were rounded, each class would get some 0.3 %."""
+    logits = np.where(np.arange(10) == label[:, None], 40.0, 0.0)
+    table = calibration(logits * np.where(np.arange(N) % 2, 1, -1)[:, None], label, logits, label)
+    assert table.temperature[1] > 19
+    assert table.nll[1] == pytest.approx(np.log1p(9 * np.exp(-40 / table.temperature[1])))
+
+
+def test_without_a_network_the_predictions_give_the_first_row(logits: np.ndarray, label: np.ndarray) -> None:
     p = softmax(3 * logits, axis=1)
     rows = pd.DataFrame({f"p_{k}": p[:, k] for k in range(10)})
     rows["label"] = pd.Categorical.from_codes(label, CLASS_NAMES, ordered=True)
-    both = pd.concat([rows.assign(trial_id="c0001"), rows.assign(trial_id="c0002")])
-    table = calibration(both, pd.Series({"c0001": 3.0})).set_index(["trial_id", "scaled"])
-    assert table.index.tolist() == [("c0001", False), ("c0001", True), ("c0002", False)]
-    assert list(table.columns) == [name for name in COLUMNS if name != "scaled"]
-    assert table.loc[("c0001", True), "ece"] < 0.03 < table.loc[("c0001", False), "ece"]
+    pd.testing.assert_frame_equal(unscaled(rows), calibration(logits, label, 3 * logits, label).head(1))
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -114,7 +125,7 @@ def test_temperatures_are_fitted_in_the_precision_of_the_training(small_splits: 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         logits = network(normalised(images, config.mean, config.std)).double().numpy()
     fitted = {
-        precision: rerun._fit(network, config, precision, (images, label)).temperature[0]
+        precision: rerun._calibrate(network, config, precision, (images, label, images, label)).temperature[1]
         for precision in ("bf16", "fp32")
     }
     assert fitted["bf16"] == temperature(logits, label) != fitted["fp32"]

@@ -6,13 +6,16 @@ import dataclasses
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import optimize, stats
 
 from analysis.effects import Effect, holm, over_both, over_seeds, seeds_needed, sign_flip
+from analysis.measures import contrast
+from analysis.runs import Runs
+from study.data import CLASS_NAMES
 
 SEEDS = 6
-SPREAD = 0.25  # points between seeds: about what confirmed networks show
 
 
 def of(low: float | None, high: float | None, smallest: float = 0.5) -> Effect:
@@ -88,7 +91,9 @@ def test_the_wider_interval_counts_and_the_larger_p(spread: float) -> None:
     assert effect.high == pytest.approx(max(student.high, percentiles[1]))
     assert student.p is not None
     assert effect.p == pytest.approx(max(student.p, 2 * ((draws <= 0).sum() + 1) / 4001))
-    assert (seeds_needed(effect, 0.05) is None) == (spread < 1), "more seeds settle what the seeds leave open"
+    assert effect.image_error == pytest.approx(max(0.16 - effect.spread**2 / SEEDS, 0) ** 0.5, abs=0.02)
+    only = dataclasses.replace(effect, value=1.0)
+    assert (seeds_needed(only, 0.05) is None) == (spread < 1), "more seeds settle what the seeds leave open"
     assert (effect.images, effect.crossed, effect.own) == (500, True, tuple(own))
 
 
@@ -130,13 +135,42 @@ def test_that_many_seeds_settle_it_four_times_of_five(mean: float, smallest: flo
     assert seeds_needed(dataclasses.replace(effect, value=smallest / 2, spread=1e3), level) is None
 
 
-def simulated(difference: float, studies: int = 400) -> float:
-    """The share of studies that call a difference: two models over the same seeds, judged as a claim is."""
-    rng = np.random.default_rng(5)
-    verdicts = [
-        over_seeds(rng.normal(difference, SPREAD, SEEDS).tolist(), "", "points", 0.01).verdict for _ in range(studies)
-    ]
-    return sum(verdict in ("supported", "contradicted") for verdict in verdicts) / studies
+def test_no_draw_beyond_0_says_more_than_that_there_are_so_many() -> None:
+    draws = np.random.default_rng(7).normal(1, 0.2, 1000)
+    effect = over_both(np.concatenate([[1.0], np.linspace(0.99, 1.01, SEEDS), draws]), SEEDS, "", "points", 0.1, 500)
+    assert effect.p == pytest.approx(2 * stats.norm.sf(draws.mean() / draws.std()))
+    assert effect.p < 1e-5
+
+
+def simulated(difference: float, images: int = 200, studies: int = 400) -> float:
+    """The share of studies that call a difference (points of accuracy) between two arms: judged as claims are.
+
+    An arm's networks are right where their skill, which differs from seed to seed, is beyond an image's difficulty. So
+    the arms get other images wrong in every study, as other seeds and other test images would have it.
+    """
+    rng, runs, called = np.random.default_rng(5), _runs(images), 0
+    for _ in range(studies):
+        hard = rng.normal(0, 0.8, images)
+        rates = 0.8 + np.array([[0.0], [difference / 100]]) + rng.normal(0, 0.02, (2, SEEDS))
+        own = hard + rng.normal(0, 0.6, (2, SEEDS, images))
+        right = (own < stats.norm.ppf(np.clip(rates, 0, 1))[..., None]).reshape(-1, images)
+        runs.trials["test_accuracy"] = right.mean(axis=1)
+        runs.predictions["predicted"] = pd.Categorical.from_codes(right.ravel().astype(int), CLASS_NAMES)
+        called += contrast(runs, {"after": 1.0, "before": -1.0}, "").verdict in ("supported", "contradicted")
+    return called / studies
+
+
+def _runs(images: int) -> Runs:
+    """Two arms, `before` and `after`, of networks of SEEDS seeds; all images are of class 1."""
+    keys = [(arm, seed) for arm in ("before", "after") for seed in range(SEEDS)]
+    trials = pd.DataFrame(keys, columns=["arm", "seed"]).assign(
+        trial_id=[f"c{k:04}" for k in range(len(keys))], stage="confirm", status="completed", stop_reason="finished",
+        config_id="0", model="fashion_cnn", test_accuracy=0.0,
+    )  # fmt: skip
+    rows = trials.loc[np.repeat(trials.index, images)].reset_index(drop=True)
+    of = pd.Categorical.from_codes(np.ones(len(rows), int), CLASS_NAMES)
+    rows = rows.assign(image=np.tile(np.arange(images), len(keys)), label=of, predicted=of, confidence=0.9)
+    return Runs(trials, pd.DataFrame(), rows.assign(**{f"p_{k}": 0.1 for k in range(10)}), *[pd.DataFrame()] * 5)
 
 
 def test_without_a_difference_few_studies_call_one() -> None:
@@ -144,6 +178,9 @@ def test_without_a_difference_few_studies_call_one() -> None:
 
 
 def test_a_difference_of_which_the_power_is_80_percent_is_called() -> None:
+    """By Student's test over seeds. The draws count the chance of a single prediction twice (Owen 2007, section 4)."""
+    skill, chance = 0.02, (0.2 * 0.8 * 0.5 / 200) ** 0.5  # standard deviations of a network's accuracy
+    spread = 100 * (2 * (skill**2 + 2 * chance**2)) ** 0.5
     critical = stats.t.ppf(0.975, SEEDS - 1)
     centre = optimize.brentq(lambda shift: stats.nct.sf(critical, SEEDS - 1, shift) - 0.8, 0.1, 20)
-    assert simulated(centre * SPREAD / SEEDS**0.5) >= 0.75
+    assert simulated(centre * spread / SEEDS**0.5) >= 0.75

@@ -63,7 +63,7 @@ def perturb(weights: Path) -> None:
 
 def test_an_unchanged_study_needs_neither_networks_nor_ray(study: Path) -> None:
     tables, cache = contents(study / "tables"), times(study)
-    parts = {"inspect", "check", "maps", "stress", "fit", "descriptors.parquet"}
+    parts = {"inspect", "check", "maps", "stress", "calibrate", "descriptors.parquet"}
     assert {name.partition("-")[0] for name in cache} >= parts
     command = [sys.executable, "-c", AGAIN, "made", "--results", str(study.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -77,7 +77,7 @@ def test_the_networks_of_changed_weights_run_again_and_no_others(study: Path) ->
     perturb(study / "confirm" / "c0001" / "best.pt")
     gather(study)
     changed = {name for name, when in times(study).items() if when != cache[name]}
-    assert changed == {f"{work}-c0001.parquet" for work in ("inspect", "check", "maps", "stress", "fit")}
+    assert changed == {f"{work}-c0001.parquet" for work in ("inspect", "check", "maps", "stress", "calibrate")}
     after = pd.read_parquet(study / "tables" / "attention.parquet")
     same = [before[before.trial_id == t].equals(after[after.trial_id == t]) for t in ("c0000", "c0001", "c0002")]
     assert same == [True, False, True]

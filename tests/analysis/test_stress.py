@@ -257,6 +257,7 @@ def test_accuracies_are_of_the_images_that_are_passed() -> None:
     assert list(found) == list(COLUMNS)
     assert found.iloc[0].to_dict() == {
         "corruption": CLEAN, "family": CLEAN, "severity": 0, "accuracy": 1.0, "n": 4, "inside": False,
+        "right": b"\xf0",
     }  # fmt: skip
     assert len(found) == 1 + 5 * len(CORRUPTIONS)
     accuracy = found.set_index(["corruption", "severity"]).accuracy
@@ -267,6 +268,11 @@ def test_accuracies_are_of_the_images_that_are_passed() -> None:
         assert accuracy["darken", severity] == ((tones * (1 - taken) > 127.5) == labels).mean()
         assert accuracy["contrast", severity] == 1
     assert accuracy["brighten", 5] == 0.5
+    right = stress.right(found)
+    assert right.shape == (len(found), 4)
+    assert (right.mean(axis=1) == found.accuracy).all()
+    brightest = found[(found.corruption == "brighten") & (found.severity == 5)].index[0]
+    assert right[brightest].tolist() == [False, False, True, True]
     assert found[found.inside].corruption.unique().tolist() == [n for n in CORRUPTIONS if n in INSIDE]
     assert (found.family[1:] == found.corruption[1:].map(lambda name: CORRUPTIONS[name].family)).all()
     with pytest.raises(ValueError, match="network: got one in training mode"):
