@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,8 @@ def _named(space: Space, candidates: list[TrialRecord], recorded: list[TrialReco
     numbered = {record.config_id: record.arm for record in recorded if record.arm not in space.arms}
     named: dict[str, TrialConfig] = {}
     for candidate in candidates:
-        name = numbered.setdefault(candidate.config_id, f"candidate-{len(numbered) + 1}")
-        named[str(name)] = candidate.config
+        free = next(name for n in itertools.count(1) if (name := f"candidate-{n}") not in numbered.values())
+        named[str(numbered.setdefault(candidate.config_id, free))] = candidate.config
     return named | space.arms
 
 

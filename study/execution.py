@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -30,6 +32,8 @@ from study.records import EpochRecord, TrialRecord
 from study.trainable import Job, TrialTrainable
 from study.trainer import Precision
 
+logger = logging.getLogger(__name__)
+
 METRIC = "best_val_accuracy"
 MAX_FAILURES = 2  # a trial is started at most three times
 
@@ -46,11 +50,12 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial gets."""
+    """What one trial gets, and how many share the machine."""
 
     cores: int
     gpus: float
     precision: Precision
+    slots: int  # trials at a time at most, as the plan found memory for
 
 
 class TrialQueue(Searcher):
@@ -61,11 +66,13 @@ class TrialQueue(Searcher):
     ) -> None:
         super().__init__(metric=METRIC, mode="max")
         self.study, self.next_trial, self.resources, self.tune_scheduler = study, next_trial, resources, scheduler
+        self.handed_out: set[str] = set()  # Tune's ids of the trials that have not ended
 
     def suggest(self, trial_id: str) -> Any:
         record = self.next_trial()
         if record is None:
-            return Searcher.FINISHED
+            return None if self.handed_out else Searcher.FINISHED  # one that has not ended may have to come again
+        self.handed_out.add(trial_id)
         folder = records.trial_folder(self.study, record)
         records.write_trial(self.study, record)
         if epochs := records.read_epochs(folder):
@@ -86,6 +93,7 @@ class TrialQueue(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The recorder tells whoever must know."""
+        self.handed_out.discard(trial_id)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its parts for a restore that the trials' folders make unnecessary
@@ -132,11 +140,13 @@ class Recorder(tune.Callback):
     ) -> None:
         self.study, self.precision, self.listeners = study, precision, listeners
         self.stop_reason, self.keep_stopped = stop_reason, keep_stopped
-        self.live: dict[str, TrialRecord] = {}
+        self.live: dict[str, TrialRecord] = {}  # those that have begun, and are not to begin again
+        self.returned: list[TrialRecord] = []  # to be handed out again
+        self.given_back: set[str] = set()  # which that has happened to
         self.recorded: dict[str, set[int]] = {}  # the epochs in each trial's epochs.jsonl
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        record = self.live.get(_id(trial)) or records.read_trial(Path(trial.config["job"]["folder"]))
+        record = records.read_trial(Path(trial.config["job"]["folder"]))
         record = replace(
             record,
             status="running",
@@ -162,8 +172,10 @@ class Recorder(tune.Callback):
             if epoch.epoch not in recorded or epoch is reported[-1]:
                 records.append_epoch(folder, replace(epoch, attempt=record.attempts))
                 recorded.add(epoch.epoch)
-        if record.device is None:
-            self._write(replace(record, device=result["device"]))
+        if result["discarded"]:
+            logger.warning("%s: %s; it begins again", record.label, result["discarded"])
+        if record.device is None:  # the first result; what a worker does once, such as imports, is no trial's time
+            self._write(replace(record, device=result["device"], started=result["started"]))
         for listener in self.listeners:
             listener.epoch_ended(self.live[_id(trial)], reported[-1])
 
@@ -177,11 +189,19 @@ class Recorder(tune.Callback):
             record = replace(record, status="stopped", stop_reason=self.stop_reason)
         self._end(record)
 
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.live.pop(_id(trial), None)
+
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        record = self.live.get(_id(trial)) or records.read_trial(Path(trial.config["job"]["folder"]))
-        error = trial.get_error()
-        reason = str(getattr(error, "cause", None) or error).strip() or repr(error)
-        self._end(replace(record, status="failed", stop_reason="error", error=reason[-2000:]))
+        record = records.read_trial(Path(trial.config["job"]["folder"]))
+        # A worker that died before its next trial began: Tune starts again only what has begun.
+        if _id(trial) not in self.live and _id(trial) not in self.given_back:
+            self.given_back.add(_id(trial))
+            self.returned.append(record)
+            return
+        error, text = _failure(trial)
+        records.write_whole(records.trial_folder(self.study, record) / "error.txt", text.encode())
+        self._end(replace(record, status="failed", stop_reason="error", error=error))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # see TrialQueue
@@ -203,6 +223,25 @@ class Recorder(tune.Callback):
         records.write_trial(self.study, record)
 
 
+class Interruption(tune.Callback):
+    """Notes the user's first Ctrl-C: Tune ends its trials then, or is cleaning up after them, and tells nobody."""
+
+    def __init__(self) -> None:
+        self.noted = False
+
+    def setup(self, *_: Any, **info: Any) -> None:
+        tunes: Any = signal.getsignal(signal.SIGINT)  # in place by now
+
+        def note(number: int, frame: Any) -> None:
+            self.noted = True
+            tunes(number, frame)
+
+        signal.signal(signal.SIGINT, note)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # see TrialQueue
+
+
 def run_trials(
     study: Path,
     next_trial: Callable[[], TrialRecord | None],
@@ -214,13 +253,16 @@ def run_trials(
     keep_stopped: bool = False,
     time_budget_s: float | None = None,
 ) -> None:
-    """Run what `next_trial` hands out until it returns None, the time is up, or the user interrupts.
+    """Run what `next_trial` hands out until it returns None or the time is up. Raises KeyboardInterrupt on Ctrl-C.
 
     `splits`: the object that holds the `Splits`. `stop_reason`: what is recorded of a trial that the scheduler
     stops; `keep_stopped` leaves its checkpoint. Every trial's folder says afterwards how it stands.
     """
     scheduler = scheduler or FIFOScheduler()
-    queue = TrialQueue(study, next_trial, resources, scheduler)
+    recorder = Recorder(study, resources.precision, listeners, stop_reason, keep_stopped)
+    interruption = Interruption()
+    again = recorder.returned
+    queue = TrialQueue(study, lambda: again.pop() if again else next_trial(), resources, scheduler)
 
     class Trial(TrialTrainable):
         """Holds the reference to the splits: Tune hands a trainable its configuration only."""
@@ -251,7 +293,7 @@ def run_trials(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=scratch,
-                callbacks=[Recorder(study, resources.precision, listeners, stop_reason, keep_stopped)],
+                callbacks=[interruption, recorder],
                 failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,
@@ -259,11 +301,14 @@ def run_trials(
         )
         tuner.fit()
     finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Tune leaves its own behind
         shutil.rmtree(scratch, ignore_errors=True)
+    if interruption.noted:
+        raise KeyboardInterrupt
 
 
 def slots_of(resources: Resources) -> int:
-    """How many trials Ray can run at a time. Raises ValueError where not one fits."""
+    """How many trials Ray is to run at a time. Raises ValueError where not one fits."""
     total = ray.cluster_resources()
     slots = int(total.get("CPU", 0) // resources.cores)
     if resources.gpus:
@@ -271,7 +316,17 @@ def slots_of(resources: Resources) -> int:
     if slots < 1:
         got = f"{resources.cores} cores and {resources.gpus:g} GPUs for a trial"
         raise ValueError(f"resources: got {got}, must fit into {total.get('CPU', 0):g} and {total.get('GPU', 0):g}")
-    return slots
+    return min(slots, resources.slots)
+
+
+def _failure(trial: TuneTrial) -> tuple[str, str]:
+    """What was raised last and where, `KeyError: 'weights' (trainer.py:150, in load)`, and the traceback."""
+    noted = Path(str(trial.error_file)).read_text(encoding="utf-8", errors="replace")  # all failures, by Tune
+    text = re.split(r"^Failure # .*\n", re.sub(r"\x1b\[\d*m", "", noted), flags=re.MULTILINE)[-1].strip()
+    *_, frame = [None, *re.finditer(r'^  File "(.+)", line (\d+), (in .+)$', text, re.MULTILINE)]
+    raised = re.search(r"^\S.*", text[frame.end() if frame else 0 :], re.MULTILINE | re.DOTALL)
+    where = f" ({Path(frame[1]).name}:{frame[2]}, {frame[3]})" if frame else ""
+    return (raised[0] if raised else text)[:2000] + where, text + "\n"
 
 
 def _id(trial: TuneTrial) -> str:

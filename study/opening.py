@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -86,6 +88,15 @@ def locked(folder: Path) -> Iterator[None]:
                 (folder / ".lock").unlink()
                 with suppress(OSError):  # there is something in it
                     folder.rmdir()
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise UsageError where the folder, there or still to be made, cannot be written, or has too few bytes free."""
+    at = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (at.is_dir() and os.access(at, os.W_OK | os.X_OK)):
+        raise UsageError(f"--results: got {folder.parent}, must be a folder to write to")
+    if (free := shutil.disk_usage(at).free) < needed:
+        raise UsageError(f"--results: got {free / 2**20:,.0f} MiB free at {at}, must be {needed / 2**20:,.0f}")
 
 
 def _new(arguments: argparse.Namespace) -> Study:

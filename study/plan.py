@@ -25,8 +25,9 @@ from study.search import Rule, expected_epochs
 from study.space import Choice, Space
 from study.trainer import Precision
 
-# Measured on two cores: starting a worker, importing torch, building the network, the last checkpoint.
-TRIAL_OVERHEAD_S = 6.0
+# Measured on two cores: starting a worker and importing torch, once in a stage on each slot; building the network, the
+# last checkpoint and handing over, for each trial.
+WORKER_START_S, TRIAL_OVERHEAD_S = 9.0, 1.0
 STUDY_OVERHEAD_S = 15.0
 # One more core per trial must beat one more trial at a time by this much, for measuring is noisy.
 MARGIN = 1.15
@@ -58,7 +59,7 @@ class Plan:
 
     @property
     def resources(self) -> Resources:
-        return Resources(self.cores, self.gpus, self.precision)
+        return Resources(self.cores, self.gpus, self.precision, self.slots)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -213,7 +214,7 @@ def estimate(
         return epochs * sum(passes) / len(passes) + trials * (sum(clean) / len(clean) + TRIAL_OVERHEAD_S)
 
     everything = list(plan.speeds.values())
-    search = seconds(left.epochs, everything, left.trials) / plan.slots
+    search = seconds(left.epochs, everything, left.trials) / plan.slots + WORKER_START_S * (left.epochs > 0)
     runs: dict[str | None, float] = {None: seconds(space.epochs, everything)}
     runs |= {name: seconds(arm.epochs, [plan.speeds[architecture(arm.model)]]) for name, arm in space.arms.items()}
     weights = 4 * max(parameters_of(model) for model in space.models())
@@ -223,7 +224,7 @@ def estimate(
     return replace(
         plan,
         search_seconds=search if time_budget_s is None else min(search, time_budget_s),
-        confirm_seconds=makespan([runs[name] for name in left.runs], plan.slots),
+        confirm_seconds=makespan([runs[name] for name in left.runs], plan.slots) + WORKER_START_S * bool(left.runs),
         disk_bytes=weights * (4 * checkpoints + len(left.runs)) + len(left.runs) * space.split.test * 48,
     )
 

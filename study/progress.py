@@ -123,15 +123,21 @@ class TensorBoard:
         self.writers: dict[str, SummaryWriter] = {}
 
     def trial_started(self, record: TrialRecord) -> None:
-        self.writers[record.trial_id] = SummaryWriter(str(self.folder / record.trial_id))
+        self._close(record)  # of an attempt that failed
 
     def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
+        if record.trial_id not in self.writers:  # what an earlier attempt wrote from this epoch on no longer counts
+            folder = str(self.folder / record.trial_id)
+            self.writers[record.trial_id] = SummaryWriter(folder, purge_step=epoch.epoch)
         writer = self.writers[record.trial_id]
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr", "images_per_s"):
             writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
         writer.flush()
 
     def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
+        self._close(record)
+
+    def _close(self, record: TrialRecord) -> None:
         if writer := self.writers.pop(record.trial_id, None):
             writer.close()
 

@@ -140,20 +140,25 @@ def gpu_count() -> int:
 
 def cores() -> int:
     """Processor cores that this process may use: by its affinity, and by its container's quota, rounded up."""
-    quota, period, *_ = *(_limit("cpu.max") or _limit("cpu/cpu.cfs_quota_us") + _limit("cpu/cpu.cfs_period_us")), "", ""
+    quota, period, *_ = *(_words("cpu.max") or _words("cpu/cpu.cfs_quota_us") + _words("cpu/cpu.cfs_period_us")), "", ""
     allowed = math.ceil(int(quota) / int(period)) if quota.isdecimal() and period.isdecimal() else math.inf
     return max(1, int(min(len(os.sched_getaffinity(0)), allowed)))
 
 
 def free_memory() -> int:
-    """Bytes that new processes can have: what the machine has left, within what the container may use."""
+    """Bytes that new processes can have: what the machine has left, within what the container may still use."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available = 1024 * int(lines["MemAvailable"].split()[0])
-    limits = _limit("memory.max") or _limit("memory/memory.limit_in_bytes")
-    return min([available, *(int(limit) for limit in limits if limit.isdecimal())])
+    limit = _words("memory.max") or _words("memory/memory.limit_in_bytes")
+    if not limit or not limit[0].isdecimal():
+        return available
+    stat = _words("memory.stat") or _words("memory/memory.stat")
+    reclaimable = int(dict(zip(stat[::2], stat[1::2], strict=False)).get("inactive_file", 0))
+    used = _words("memory.current") or _words("memory/memory.usage_in_bytes") or ["0"]
+    return min(available, int(limit[0]) - max(int(used[0]) - reclaimable, 0))
 
 
-def _limit(name: str) -> list[str]:
+def _words(name: str) -> list[str]:
     """The words of a control group's file, of version 2 or 1; none where it is not there."""
     path = CGROUP / name
     return path.read_text().split() if path.exists() else []

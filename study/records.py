@@ -5,6 +5,7 @@ results/<name>/study.json                      what ran, on what, from which com
                search/, confirm/               one folder a stage, in it one folder a trial:
                    <trial_id>/trial.json       TrialRecord
                               epochs.jsonl     one EpochRecord a line, in the order they were reported
+                              error.txt        the traceback, where the trial failed for good
                               checkpoint.pt    the training state to go on from, gone when the trial has ended
                               best.pt          weights of the best validation epoch (confirm only)
                               predictions.parquet   the test split as predicted by those weights (confirm only)

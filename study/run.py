@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import shutil
 import signal
 import sys
 import traceback
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from study import data, provenance, records
-from study.opening import Study, UsageError, locked, open_study
+from study.opening import Study, UsageError, check_disk, locked, open_study
 from study.records import ENDED, RecordError, TrialRecord
 from study.space_file import SpaceError
 
@@ -38,7 +37,8 @@ class Interrupted(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    typed = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(typed)
     console = Console(highlight=False)
     study: Study | None = None
     try:
@@ -48,29 +48,31 @@ def main(argv: list[str] | None = None) -> int:
             _show_plan(console, study, *_plan(study)[1:])
             return 0
         with locked(study.folder):
-            return _run(
-                study, loaded, console, ["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)]
-            )
+            return _run(study, loaded, console, ["python", "-m", "study.run", *typed])
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt):
-        console.print(Text(f"Interrupted. {_way_on(arguments, study)}"), soft_wrap=True)
+        console.print(Text(f"Interrupted. {_way_on(arguments, study, typed)}"), soft_wrap=True)
         return 130
     except Exception:
         traceback.print_exc()
-        way_on = _way_on(arguments, study)
+        way_on = _way_on(arguments, study, typed)
         print(f"This is a fault of the program, not of what you typed. {way_on}", file=sys.stderr)
         return FAULT
 
 
-def _way_on(arguments: argparse.Namespace, study: Study | None) -> str:
+def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]) -> str:
     """What is lost, and the command that goes on, as it can be typed."""
     if study is None or not (study.folder / "study.json").exists():
         return "Nothing was begun."
-    options = ["--results", str(arguments.results)] if arguments.results != Path("results") else []
+    options = ["--resume", study.folder.name]
+    options += ["--results", str(arguments.results)] if arguments.results != Path("results") else []
     options += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
-    command = shlex.join([provenance.typed(), "-m", "study.run", "--resume", study.folder.name, *options])
+    noted = records.read_json(study.folder / "study.json")
+    if arguments.extend and study.earlier and noted.get("resumed") == study.earlier.get("resumed"):
+        options = typed  # the extension is not written down yet
+    command = shlex.join([provenance.typed(), "-m", "study.run", *options])
     return f"Nothing that ended is lost. To go on: {command}"
 
 
@@ -101,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
-    """The plan of the whole study, that of what is left of it, and what that is."""
+    """The plan of the whole study, that of what is left of it, and what that is. Raises UsageError for want of disk."""
     from study.plan import Plan, estimate, make_plan, measures, rest
 
     space, settings, earlier = study.space, study.settings, study.earlier or {}
@@ -115,7 +117,9 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     spent = earlier.get("stages", {}).get("search", {}).get("wall_seconds", 0.0)
     budget_left = None if budget is None else max(budget - spent, 0.0)
     whole = estimate(plan, space, settings.rule, budget)
-    return whole, estimate(plan, space, settings.rule, budget_left, left), left
+    plan = estimate(plan, space, settings.rule, budget_left, left)
+    check_disk(study.folder, plan.disk_bytes)
+    return whole, plan, left
 
 
 def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
@@ -159,10 +163,6 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
     folder, chosen, settings = study.folder, study.space, study.settings
     whole, plan, left_to_run = _plan(study)
     _show_plan(console, study, plan, left_to_run)
-    if (free := shutil.disk_usage(folder).free) < plan.disk_bytes:
-        raise UsageError(
-            f"--results: got {free / 2**20:,.0f} MiB free at {folder}, must be {plan.disk_bytes / 2**20:,.0f}"
-        )
     parts = chosen.split
     try:
         splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
@@ -186,7 +186,6 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
             left = None if settings.time_budget_s is None else settings.time_budget_s - book.wall("search")
             with book.stage("search"), shown.shown():
                 search.run(shared, plan.resources, listeners, left)
-            _restore_interrupts()
             if left is not None and shown.seconds >= left:
                 search.end_on_time(listeners)
                 book.search_over = True
@@ -200,7 +199,6 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
             shown = progress.StageProgress(console, "confirm", len(planned), ended, runs, plan.confirm_seconds)
             with book.stage("confirm"), shown.shown():
                 confirm.run(folder, planned, shared, plan.resources, [shown, board, book])
-            _restore_interrupts()
             recorded = {record.trial_id: record for record in records.read_trials(folder, "confirm")}
             planned = [recorded.get(record.trial_id, record) for record in planned]
     everything = records.read_trials(folder, "search") + planned
@@ -219,10 +217,6 @@ def _conclude(console: Console, folder: Path, everything: list[TrialRecord]) -> 
         names = ", ".join(record.trial_id for record in failed)
         console.print(Text(f"{len(failed)} of {len(everything)} trials failed for good: {names}"), soft_wrap=True)
     return 1 if failed else 0
-
-
-def _restore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Tune leaves its own handler behind
 
 
 def _positive(text: str) -> int:

@@ -160,7 +160,7 @@ class Search:
         if self.rule == "one-epoch":
             trials(StopAfterOne(), keep_stopped=True)
             if self._all_tried():
-                self.waiting = [replace(record, status="pending", stop_reason=None) for record in self._survivors()]
+                self.waiting = [_going_on(record) for record in self._survivors()]
                 for record in self.waiting:
                     records.write_trial(self.study, record)
                 trials(FIFOScheduler())
@@ -245,6 +245,12 @@ class Search:
     def _drop_checkpoints(self) -> None:
         for record in records.read_trials(self.study, "search"):
             records.drop_checkpoint(records.trial_folder(self.study, record))
+
+
+def _going_on(record: TrialRecord) -> TrialRecord:
+    """A survivor's record as before it was stopped; that it goes on counts as no new start."""
+    attempts = max(record.attempts - 1, 0)
+    return replace(record, status="pending", stop_reason=None, attempts=attempts, ended=None, best_epoch=None)
 
 
 def build_scheduler(rule: Rule, max_epochs: int) -> TrialScheduler:

@@ -248,10 +248,10 @@ class Space:
     def parameters_in_search(self, given: TrialConfig) -> dict[str, Any] | None:
         """`parameters_of` a configuration as the search trains it: not beyond the space's epochs.
 
-        One with cosine annealing over other epochs lies outside all the same: that is another schedule.
+        One of fewer epochs lies outside, and so does cosine annealing over others: that is another schedule.
         """
         if not isinstance(given.schedule, Cosine):
-            given = dataclasses.replace(given, epochs=self.epochs)
+            given = dataclasses.replace(given, epochs=min(given.epochs, self.epochs))
         return self.parameters_of(given)
 
     def distributions_of(self, parameters: dict[str, Any]) -> dict[str, BaseDistribution]:

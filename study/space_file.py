@@ -145,13 +145,13 @@ class _Reader:
         full |= self.section(top, "split") | self.section(top, "budget")
         changes = self.section(top, "preview")
         small = full | changes
-        self.totals(full, changes, small)
+        self.totals(full, changes, small, len(named))
         if self.problems:
             return None
         preview = Preview(_pick(Split, small), int(small["epochs"]), _pick(Budget, small), float(small["width"]))
         return Space(name, text, parts, rest, _pick(Split, full), _pick(Budget, full), arms, preview)
 
-    def totals(self, full: dict[str, Any], changes: dict[str, Any], small: dict[str, Any]) -> None:
+    def totals(self, full: dict[str, Any], changes: dict[str, Any], small: dict[str, Any], arms: int) -> None:
         """What numbers cannot be together; None stands for one that could not be read."""
         train, validation = full["train"], full["validation"]
         if train and validation and train + validation > TRAINING_IMAGES:
@@ -174,6 +174,10 @@ class _Reader:
             if at and trials is not None and candidates is not None and candidates > trials:
                 must = f"at most {trials}, the number of trials"
                 self.problem(at, f"{section}.candidates", str(candidates), must)
+            at = self.keys.get(f"{section}.trials")
+            if at and trials is not None and trials < arms:
+                must = f"at least {arms}, for the arms are tried first"
+                self.problem(at, f"{section}.trials", str(trials), must)
 
     def section(self, top: Entries, key: str) -> dict[str, Any]:
         """The numbers that a section gives, by name; None for one that could not be read."""

@@ -47,27 +47,35 @@ class TrialTrainable(tune.Trainable):
         """The images that every trial of the study works on; given by a subclass, which Ray sends to the workers."""
         raise NotImplementedError
 
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take note of the trial only: it begins with its first step, for Tune tries again just what fails in one."""
+        self.job = Job(**config["job"])
+        self.folder = Path(self.job.folder)
+        self.begun = False
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The worker goes on with another trial."""
         self.setup(new_config)
         return True
 
-    def setup(self, config: dict[str, Any]) -> None:
+    def _begin(self) -> None:
+        """Build the trial's trainer, or take it up from its checkpoint."""
         self.splits = self.splits_of_study()
-        self.job = Job(**config["job"])
-        self.folder = Path(self.job.folder)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(self.job.cores)
         if self.device.type == "cuda" and self.job.gpus < 1:  # Ray counts shares of a GPU, but holds nobody to them
             torch.cuda.set_per_process_memory_fraction(self.job.gpus)
         drop_temporaries(self.folder)
         self.trainer = self._fresh_trainer()
+        self.discarded: str | None = None
         if self._checkpoint.exists():
             try:
                 self.trainer.load(self._checkpoint)
-            except ValueError:  # not whole: the trial starts again from its first epoch
+            except ValueError as error:  # not whole: the trial starts again from its first epoch
+                self.discarded = str(error)
                 self.trainer = self._fresh_trainer()
         self.reported = 0  # epochs of the history that have been reported
+        self.started = time.time()
         self.saved_at, self.save_seconds = time.monotonic(), 0.0
         self.gauges = {
             "val_accuracy": Gauge("study_val_accuracy", "Validation accuracy of the last epoch, 0 to 1", ("trial",)),
@@ -80,6 +88,9 @@ class TrialTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         # Not public, but of the names that the dashboard shows the one that can change. Ray sets its own after a step.
         _raylet.setproctitle(f"ray::{self.job.label}")  # type: ignore[attr-defined]
+        if not self.begun:
+            self._begin()
+            self.begun = True
         trainer = self.trainer
         if not self._done():  # a resumed trial may have ended just before it could report
             record = trainer.run_epoch()
@@ -88,12 +99,15 @@ class TrialTrainable(tune.Trainable):
         done, last = self._done(), trainer.history[-1]
         self._save_if_due(done)
         records, self.reported = trainer.history[self.reported :], len(trainer.history)
+        discarded, self.discarded = self.discarded, None
         return {
             "epoch": trainer.epoch,
             "val_accuracy": 0.0 if last.diverged else last.val_accuracy,
             "best_val_accuracy": max((r.val_accuracy for r in trainer.history if not r.diverged), default=0.0),
             "records": [asdict(record) for record in records],
             "diverged": last.diverged,
+            "discarded": discarded,
+            "started": self.started,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "ending": self._ending() if done and not last.diverged else {},
             "done": done,

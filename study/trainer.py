@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import os
 import time
@@ -130,9 +131,13 @@ class Trainer:
         save_whole(path, state)
 
     def load(self, path: Path) -> None:
-        """Take up what `save` wrote, executing nothing from the file. Raises ValueError where it is not whole."""
+        """Take up what `save` wrote, executing nothing from the file.
+
+        Raises ValueError where it is not whole; OSError, MemoryError or torch.OutOfMemoryError where it may well be.
+        """
+        content = path.read_bytes()  # whose errors are the disk's: torch.load also raises OSError where a file is cut
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             if (state["config_id"], state["seed"]) != (self.config.config_id, self.seed):
                 raise ValueError(f"configuration {state['config_id']} from seed {state['seed']}")
             self.model.load_state_dict(state["model"])
@@ -147,6 +152,8 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.set_rng_state(state["cuda"], self.device)
             self.epoch = state["epoch"]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception as error:  # a cut or foreign file fails in as many ways as there are bytes
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
             raise ValueError(f"{path}: got {reason}, must be a checkpoint of this trial") from error

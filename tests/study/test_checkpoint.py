@@ -96,9 +96,25 @@ def test_a_cut_or_garbled_checkpoint_is_named(small_splits: Splits, tmp_path: Pa
             trainer_of(PLAIN, small_splits).load(path)
 
 
-def test_a_missing_checkpoint_is_named(small_splits: Splits, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"^{tmp_path / 'none.pt'}: got FileNotFoundError"):
-        trainer_of(PLAIN, small_splits).load(tmp_path / "none.pt")
+def test_a_checkpoint_that_cannot_be_read_is_not_called_broken(small_splits: Splits, tmp_path: Path) -> None:
+    for path, error in ((tmp_path / "none.pt", FileNotFoundError), (tmp_path, IsADirectoryError)):
+        with pytest.raises(error):
+            trainer_of(PLAIN, small_splits).load(path)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA")], ids=repr)
+def test_what_may_be_whole_is_not_called_broken(
+    error: Exception, small_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(PLAIN, small_splits)
+    trainer.save(tmp_path / "checkpoint.pt")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trainer.model, "load_state_dict", fail)
+    with pytest.raises(type(error)):
+        trainer.load(tmp_path / "checkpoint.pt")
 
 
 @pytest.mark.parametrize(

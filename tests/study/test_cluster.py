@@ -30,10 +30,11 @@ def test_rays_sockets_fit_whatever_the_temporary_folder(length: int, monkeypatch
 @pytest.mark.parametrize(
     ("resources", "slots"),
     [
-        (Resources(1, 0.0, "fp32"), 8),
-        (Resources(3, 0.0, "fp32"), 2),
-        (Resources(1, 0.3333, "fp32"), 3),
-        (Resources(4, 0.25, "fp32"), 2),
+        (Resources(1, 0.0, "fp32", 16), 8),
+        (Resources(1, 0.0, "fp32", 3), 3),  # as the plan found memory for
+        (Resources(3, 0.0, "fp32", 16), 2),
+        (Resources(1, 0.3333, "fp32", 16), 3),
+        (Resources(4, 0.25, "fp32", 16), 2),
     ],
 )
 def test_trials_at_a_time(resources: Resources, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +44,7 @@ def test_trials_at_a_time(resources: Resources, slots: int, monkeypatch: pytest.
 
 def test_a_trial_that_fits_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
-    for resources in (Resources(4, 0.0, "fp32"), Resources(1, 0.5, "fp32")):
+    for resources in (Resources(4, 0.0, "fp32", 1), Resources(1, 0.5, "fp32", 1)):
         got = f"got {resources.cores} cores and {resources.gpus:g} GPUs for a trial, must fit into 2 and 0"
         with pytest.raises(ValueError, match=got):
             slots_of(resources)

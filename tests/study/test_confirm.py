@@ -93,6 +93,23 @@ def test_a_superseded_trial_that_is_wanted_again_runs(space: Space, tmp_path: Pa
     assert again[0].stop_reason is None
 
 
+def test_no_two_candidates_get_one_name_after_the_first_ones_trials_were_deleted(space: Space, tmp_path: Path) -> None:
+    space = replace(space, budget=replace(space.budget, candidates=2))
+    both = [candidate(space, 0.2), candidate(space, 0.25)]
+    for record in confirm.plan(tmp_path, space, both, seed=0):
+        ended(tmp_path, record, [0.5, 0.6], status="failed" if record.arm == "candidate-1" else "completed")
+        if record.arm == "candidate-1":
+            shutil.rmtree(records.trial_folder(tmp_path, record))
+    again = confirm.plan(tmp_path, space, both, seed=0)
+    found = {(record.arm, record.config.optimizer.lr, record.status) for record in again}
+    assert found == {
+        ("candidate-1", 0.2, "pending"),
+        ("candidate-2", 0.25, "completed"),
+        ("source", 0.1, "completed"),
+    }
+    assert len(again) == 6
+
+
 def test_a_failed_trial_whose_folder_is_deleted_runs_again(space: Space, tmp_path: Path) -> None:
     for record in confirm.plan(tmp_path, space, [candidate(space, 0.2)], seed=0):
         failed = record.trial_id == "c0002"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,12 +15,17 @@ import pytest
 from made_trainer import STATEFUL
 from made_trials import ended
 from ray._raylet import getproctitle, setproctitle
+from ray.exceptions import RayActorError, RayTaskError
+from ray.tune import RunConfig, TuneConfig
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+from ray.tune.tune import _setup_signal_catching
 
-from study import records
+from study import execution, records
 from study.config import to_dict
 from study.data import Splits
-from study.execution import Recorder, best_so_far
+from study.execution import Recorder, Resources, TrialQueue, best_so_far, run_trials
 from study.records import EpochRecord, TrialRecord
 from study.trainable import Job, TrialTrainable
 
@@ -164,6 +172,195 @@ def test_a_worker_that_goes_on_with_another_trial_trains_it_as_a_new_one_would(r
 def test_a_process_is_named_after_the_trial_that_it_trains(running: Running) -> None:
     running.attempt(1)
     assert Path("/proc/self/cmdline").read_bytes().rstrip(b"\0") == b"ray::tiny"
+
+
+def test_a_trial_begins_in_its_first_step_for_tune_starts_again_what_fails_there(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: TrialTrainable) -> Splits:
+        raise KeyError("the splits")
+
+    worker = running.worker(running.trial.config)
+    worker.train()
+    monkeypatch.setattr(running.worker, "splits_of_study", lost)
+    assert worker.reset({"job": running.trial.config["job"]})
+    with pytest.raises(KeyError):
+        worker.train()
+    with pytest.raises(KeyError):
+        running.worker(running.trial.config).train()
+
+
+def test_a_trial_has_started_when_it_begins_to_train(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, called = running.worker.splits_of_study, list[float]()
+
+    def late(worker: TrialTrainable) -> Splits:
+        called.append(time.time())
+        return original(worker)
+
+    monkeypatch.setattr(running.worker, "splits_of_study", late)
+    running.attempt(1, checkpoint_at=1)
+    started = records.read_trial(running.folder).started
+    assert started is not None
+    assert called[0] < started
+    running.attempt(1)
+    assert records.read_trial(running.folder).started == started
+
+
+def test_a_checkpoint_that_is_not_whole_is_told_of_and_the_trial_begins_again(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    running.attempt(2, checkpoint_at=2)
+    path = running.folder / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    running.attempt(2)
+    assert running.lines() == [(1, 1), (2, 1), (1, 2), (2, 2)]
+    [message] = caplog.messages
+    assert message.startswith(f"{RECORD.label}: {path}: got ")
+    assert message.endswith(", must be a checkpoint of this trial; it begins again")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_kept_for_the_next_attempt(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    running.attempt(2, checkpoint_at=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.load", fail)
+        with pytest.raises(MemoryError):
+            running.worker(running.trial.config).train()
+    running.attempt(1)
+    assert running.lines() == [(1, 1), (2, 1), (3, 2)]
+
+
+# Failures, as Tune tells of them
+
+
+class Failing:
+    """A trial that fails as Tune's controller has it: whether it is started again, and what is told of it."""
+
+    def __init__(self, running: Running, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Trial, "local_path", str(folder))
+        self.trial, self.recorder = running.trial, running.recorder
+
+    def start(self) -> None:
+        self.recorder.on_trial_start(0, [self.trial], self.trial)
+
+    def fail(self, error: Exception, recovers: bool) -> None:
+        self.trial.handle_error(error)
+        told = self.recorder.on_trial_recover if recovers else self.recorder.on_trial_error
+        told(0, [self.trial], self.trial)
+
+    def fail_idle(self) -> None:
+        """The death of a worker that waited for this trial is told of twice."""
+        self.fail(RayActorError(), recovers=True)
+        self.fail(RayActorError(), recovers=False)
+
+
+@pytest.fixture
+def failing(running: Running, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Failing:
+    return Failing(running, tmp_path_factory.mktemp("tune"), monkeypatch)
+
+
+def task_error(cause: Exception) -> RayTaskError:
+    try:
+        raise cause
+    except type(cause):
+        return RayTaskError("train", traceback.format_exc(), cause, "title", 1, "127.0.0.1")
+
+
+@pytest.mark.parametrize("attempts", [0, 1], ids=["new", "failed once"])
+def test_a_trial_whose_worker_died_before_it_began_comes_once_more(
+    attempts: int, running: Running, failing: Failing
+) -> None:
+    for _ in range(attempts):
+        failing.start()
+        failing.fail(task_error(KeyError("weights")), recovers=True)
+    failing.fail_idle()
+    [record] = failing.recorder.returned
+    assert record == records.read_trial(running.folder)
+    assert (record.status, record.attempts) == ("running" if attempts else "pending", attempts)
+    assert running.heard.ends == []
+    failing.fail_idle()  # as one does for which no worker can be started at all
+    [(record, _)] = running.heard.ends
+    assert (record.status, len(failing.recorder.returned)) == ("failed", 1)
+
+
+def test_the_queue_waits_for_what_may_come_again(running: Running) -> None:
+    waiting = [RECORD]
+    resources = Resources(1, 0.0, "fp32", 1)
+    queue = TrialQueue(running.study, lambda: waiting.pop() if waiting else None, resources, FIFOScheduler())
+    assert queue.suggest("a")["job"]["trial_id"] == "s0001"
+    assert queue.suggest("b") is None
+    queue.on_trial_complete("a", error=True)
+    waiting.append(RECORD)
+    assert queue.suggest("c")["job"]["trial_id"] == "s0001"
+    queue.on_trial_complete("c")
+    assert queue.suggest("d") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("cause", "what"),
+    [
+        (KeyError("weights"), "KeyError: 'weights'"),
+        (AssertionError(), "AssertionError"),
+        (ValueError("one\ntwo"), "ValueError: one\ntwo"),
+    ],
+    ids=repr,
+)
+def test_a_failure_says_what_and_where(cause: Exception, what: str, running: Running, failing: Failing) -> None:
+    for recovers in (True, False):
+        failing.start()
+        failing.fail(task_error(cause if not recovers else OSError("the first time")), recovers)
+    [(record, _)] = running.heard.ends
+    assert (record.status, record.stop_reason, record.attempts) == ("failed", "error", 2)
+    line = task_error.__code__.co_firstlineno + 2
+    assert record.error == f"{what} (test_execution.py:{line}, in task_error)"
+    written = (running.folder / "error.txt").read_text()
+    assert "raise cause" in written
+    assert what in written
+    assert "the first time" not in written
+
+
+def test_the_death_of_a_worker_is_told_as_ray_tells_it(running: Running, failing: Failing) -> None:
+    failing.start()
+    failing.fail(RayActorError(), recovers=False)
+    [(record, _)] = running.heard.ends
+    assert record.error == str(RayActorError())
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("when", ["while trials run", "while Tune cleans up"])
+def test_an_interruption_is_not_forgotten(when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tuner:
+        """Tune's, without trials."""
+
+        def __init__(self, _: type, tune_config: TuneConfig, run_config: RunConfig) -> None:
+            self.callbacks: Any = run_config.callbacks
+
+        def fit(self) -> None:
+            stopped = _setup_signal_catching()
+            for callback in self.callbacks:
+                callback.setup(stop=None, num_samples=-1, total_num_samples=-1)
+            if when == "while trials run":
+                signal.raise_signal(signal.SIGINT)
+                assert stopped.is_set(), "Tune must hear of it too"
+            else:
+                assert not stopped.is_set()
+                signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setattr(execution.tune, "Tuner", Tuner)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
+    splits: Any = None
+    with pytest.raises(KeyboardInterrupt):
+        run_trials(tmp_path, lambda: None, splits, Resources(1, 0.0, "fp32", 1), [])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for number, handler in zip((signal.SIGINT, signal.SIGUSR1), before, strict=True):
+        signal.signal(number, handler)
 
 
 def test_best_so_far_never_falls_and_counts_a_diverged_epoch_0(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -201,3 +202,44 @@ def test_the_command_that_goes_on_can_be_typed_as_it_is_printed(
     command = f"{provenance.typed()} -m study.run --resume begun --results {begun.parent} --data-dir '/my data'"
     assert f"Nothing that ended is lost. To go on: {command}\n" in capsys.readouterr().out
     assert (begun / "study.json").exists()
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_an_extension_that_is_not_written_down_yet_is_typed_again(
+    noted: bool, begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(study: Study) -> Any:
+        if noted:
+            Book(study.folder, study.earlier, asdict(study.settings), PLAN.to_json(), study.space, [])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_plan", interrupted)
+    monkeypatch.setattr("study.data.load", lambda folder: None)
+    extend = ["--extend", "begun", "--trials", "5", "--time-budget", "10m", "--results", str(begun.parent)]
+    resume = ["--resume", "begun", "--results", str(begun.parent)]
+    assert run.main(extend) == 130
+    command = " ".join(resume if noted else extend)
+    assert f"To go on: {provenance.typed()} -m study.run {command}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("results", "free", "message"),
+    [
+        ("new/results", 1 << 40, ""),
+        ("new/results", 1000, "--results: got 0 MiB free at {folder}, must be 5\n"),
+        ("file/results", 1 << 40, "--results: got {folder}/file/results, must be a folder to write to\n"),
+    ],
+)
+def test_a_dry_run_looks_where_the_study_would_be_written(
+    results: str, free: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "file").touch()
+    (tmp_path / "a.yaml").write_text(SPACE)
+    monkeypatch.setattr(plan, "make_plan", lambda *_: PLAN)
+    monkeypatch.setattr("study.data.load", lambda folder: None)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    command = ["--space", str(tmp_path / "a.yaml"), "--fidelity", "full", "--dry-run"]
+    assert run.main([*command, "--results", str(tmp_path / results)]) == (2 if message else 0)
+    assert capsys.readouterr().err == message.format(folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yaml", "file"]

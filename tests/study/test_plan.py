@@ -30,7 +30,7 @@ budget: {trials: 4, candidates: 1, seeds: 2}
 preview: {}
 """)
 # An epoch of the CNN takes 1000/100 + 200/400 = 10.5 s, of the ResNet 1000/50 + 200/200 = 21 s; evaluating the
-# training images takes them 2.5 s and 5 s at the end, and every trial has 6 s beside.
+# training images takes them 2.5 s and 5 s at the end, every trial has 1 s beside, and every stage 9 s at its start.
 SPEEDS = {"fashion_cnn 4 16": Speed(train=100, evaluate=400), "resnet 1 4": Speed(train=50, evaluate=200)}
 PLAN = Plan("cpu", cores=1, gpus=0.0, slots=2, precision="fp32", speeds=SPEEDS, search_seconds=0.0,
             confirm_seconds=0.0, disk_bytes=0)  # fmt: skip
@@ -53,12 +53,12 @@ def test_makespan(durations: list[float], slots: int, seconds: float) -> None:
 
 def test_every_trial_to_the_end() -> None:
     found = estimate(PLAN, SPACE, "none")
-    # A searched trial: 3 epochs of (10.5 + 21) / 2, (2.5 + 5) / 2 at the end, 6 beside.
-    assert found.search_seconds == pytest.approx(4 * (3 * 15.75 + 3.75 + 6) / 2)
-    # For each seed the candidate 57, `longer` 5·10.5 + 2.5 + 6 = 61, `other` 2·21 + 5 + 6 = 53, on two slots:
-    # 57 + 53 + 61 beside 61 + 57 + 53.
-    assert found.confirm_seconds == pytest.approx(171)
-    assert found.seconds == pytest.approx(15 + 114 + 171)
+    # A searched trial: 3 epochs of (10.5 + 21) / 2, (2.5 + 5) / 2 at the end, 1 beside.
+    assert found.search_seconds == pytest.approx(9 + 4 * (3 * 15.75 + 3.75 + 1) / 2)
+    # For each seed the candidate 52, `longer` 5·10.5 + 2.5 + 1 = 56, `other` 2·21 + 5 + 1 = 48, on two slots:
+    # 52 + 48 + 56 beside 56 + 52 + 48.
+    assert found.confirm_seconds == pytest.approx(9 + 156)
+    assert found.seconds == pytest.approx(15 + 113 + 165)
     # Two checkpoints of four times the larger network's weights, six best ones, six predictions of 10,000 images.
     assert found.disk_bytes == 4 * 12_778 * (2 * 4 + 6) + 6 * 10_000 * 48
     assert replace(found, search_seconds=0.0, confirm_seconds=0.0, disk_bytes=0) == PLAN
@@ -66,21 +66,21 @@ def test_every_trial_to_the_end() -> None:
 
 def test_the_one_epoch_rule_trains_three_of_four_on_and_keeps_every_checkpoint() -> None:
     found = estimate(PLAN, SPACE, "one-epoch")
-    assert found.search_seconds == pytest.approx(((4 + 3 * 2) * 15.75 + 4 * (3.75 + 6)) / 2)
-    assert found.confirm_seconds == pytest.approx(171)
+    assert found.search_seconds == pytest.approx(9 + ((4 + 3 * 2) * 15.75 + 4 * (3.75 + 1)) / 2)
+    assert found.confirm_seconds == pytest.approx(165)
     assert found.disk_bytes == 4 * 12_778 * (4 * 4 + 6) + 6 * 10_000 * 48
 
 
 def test_asha_costs_less_than_every_trial_to_the_end_and_more_than_an_epoch_each() -> None:
     found = estimate(PLAN, SPACE, "asha")
-    assert 4 * (15.75 + 3.75 + 6) / 2 < found.search_seconds < 114
+    assert 9 + 4 * (15.75 + 3.75 + 1) / 2 < found.search_seconds < 113
 
 
-@pytest.mark.parametrize(("budget", "seconds"), [(100.0, 100), (200.0, 114)])
+@pytest.mark.parametrize(("budget", "seconds"), [(100.0, 100), (200.0, 113)])
 def test_a_time_budget_bounds_the_search_alone(budget: float, seconds: float) -> None:
     found = estimate(PLAN, SPACE, "none", budget)
     assert found.search_seconds == pytest.approx(seconds)
-    assert found.confirm_seconds == pytest.approx(171)
+    assert found.confirm_seconds == pytest.approx(165)
 
 
 def test_a_plan_is_read_as_it_was_written() -> None:
@@ -109,8 +109,8 @@ def test_an_interrupted_search_leaves_its_share_and_every_run_of_confirm() -> No
     assert (left.epochs, left.trials) == (6, 2)
     assert left.runs == (None, "longer", "other") * 2
     found = estimate(PLAN, SPACE, "none", None, left)
-    assert found.search_seconds == pytest.approx(114 / 2)
-    assert found.confirm_seconds == pytest.approx(171)
+    assert found.search_seconds == pytest.approx(9 + (113 - 9) / 2)
+    assert found.confirm_seconds == pytest.approx(165)
 
 
 def test_an_interrupted_confirm_leaves_the_runs_that_have_not_ended() -> None:
@@ -124,7 +124,7 @@ def test_an_interrupted_confirm_leaves_the_runs_that_have_not_ended() -> None:
     left = rest(SPACE, "none", [*searched, *confirmed])
     assert (left.epochs, left.trials, left.runs) == (0, 0, ("longer", None, "longer", "other"))
     found = estimate(PLAN, SPACE, "none", None, left)
-    assert (found.search_seconds, found.confirm_seconds) == (0, 57 + 61)  # beside 61 and 53
+    assert (found.search_seconds, found.confirm_seconds) == (0, 9 + 52 + 56)  # beside 56 and 48
     assert found.disk_bytes == 4 * 12_778 * (2 * 4 + 4) + 4 * 10_000 * 48
 
 
@@ -212,7 +212,7 @@ def test_memory_bounds_how_many_trials_run_at_a_time(monkeypatch: pytest.MonkeyP
     found = make_plan(SPACE, "asha")
     assert (found.cores, found.slots) == (4, 2), "two trials fit: they may as well have four cores each"
     assert machine.processes == [5], "and no more processes measure than there is memory for"
-    assert make_plan(SPACE, "asha", cores=1).slots == 2
+    assert make_plan(SPACE, "asha", cores=1).resources.slots == 2
     Machine(monkeypatch, cores=8, free=1 << 30)
     assert make_plan(SPACE, "asha", cores=1).slots == 1
 

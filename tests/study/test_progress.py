@@ -11,7 +11,7 @@ from made_trials import ended
 from rich.console import Console
 
 from study import progress
-from study.progress import StageProgress
+from study.progress import StageProgress, TensorBoard
 from study.records import TrialRecord
 
 
@@ -66,3 +66,39 @@ def test_the_best_under_the_one_epoch_rule_end_twice_and_count_once(clock: Clock
         end(shown, number, tmp_path)
     assert (shown._left(), len(shown.ended)) == ("0 s left", 5)
     assert "[5/5 trials, 0 s left]" in printed.getvalue().splitlines()[-1]
+
+
+class Writer:
+    """In place of tensorboardX's: what it was made with and told."""
+
+    made: list[Writer]
+
+    def __init__(self, folder: str, purge_step: int) -> None:
+        self.folder, self.purge_step, self.open = Path(folder), purge_step, True
+        self.steps: list[int] = []
+        self.made.append(self)
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.steps += [step] * (name == "val_loss")
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None:
+        self.open = False
+
+
+def test_an_epoch_trained_again_is_once_in_tensorboards_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Writer, "made", [], raising=False)
+    monkeypatch.setattr(progress, "SummaryWriter", Writer)
+    record, epochs = ended(tmp_path, TrialRecord("s0001", "search", PLAIN, 0), [0.5, 0.6, 0.7])
+    board = TensorBoard(tmp_path)
+    for attempt in (epochs[:2], epochs[1:]):  # the checkpoint was that of the first epoch
+        board.trial_started(record)
+        for epoch in attempt:
+            board.epoch_ended(record, epoch)
+    first, second = Writer.made
+    assert (first.steps, second.steps, second.purge_step) == ([1, 2], [2, 3], 2)
+    assert first.folder == second.folder == tmp_path / "tensorboard" / "s0001"
+    assert (first.open, second.open) == (False, True)
+    board.trial_ended(record, epochs)
+    assert not second.open

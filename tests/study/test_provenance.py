@@ -147,6 +147,21 @@ def test_cores_heed_affinity_and_quota(
 
 
 @pytest.mark.parametrize(
+    ("limit", "used", "stat"),
+    [
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ],
+)
+def test_free_memory_is_what_the_container_does_not_use_yet(
+    limit: str, used: str, stat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {limit: "1000000\n", used: "700000\n", stat: "anon 400000\ninactive_file 200000\nactive_file 100000\n"}
+    container(tmp_path, files, monkeypatch)
+    assert provenance.free_memory() == 1_000_000 - (700_000 - 200_000)
+
+
+@pytest.mark.parametrize(
     ("name", "limit", "bytes_"),
     [
         ("memory.max", "1000000\n", 1_000_000),

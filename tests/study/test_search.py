@@ -92,7 +92,7 @@ def test_a_search_that_goes_on_stops_trials_as_one_that_was_never_cut_off(
     handed: list[TrialScheduler] = []
     monkeypatch.setattr("study.search.run_trials", lambda *arguments, **_: handed.append(arguments[5]))
     splits: Any = None
-    Search(tmp_path, space, 0, "asha").run(splits, Resources(1, 0.0, "fp32"), [])
+    Search(tmp_path, space, 0, "asha").run(splits, Resources(1, 0.0, "fp32", 1), [])
     (resumed,) = handed
     newcomers = [[end * (1 - 0.5**epoch) for epoch in range(1, EPOCHS + 1)] for end in np.linspace(0, 1, 101)]
     found = [reached(resumed, course) for course in newcomers]
@@ -201,20 +201,23 @@ def test_a_kill_between_an_epoch_and_its_trials_end_does_not_hold_the_one_epoch_
     for accuracy in (0.5, 0.6, 0.7, 0.8):
         record = before.next_trial()
         assert record is not None
-        ended(tmp_path, record, [accuracy], status="stopped", stop_reason="one-epoch")
+        fields: dict[str, Any] = {"stop_reason": "one-epoch", "best_epoch": 1, "ended": 5.0}
+        ended(tmp_path, record, [accuracy], status="stopped", **fields)
     cut = before.next_trial()
     assert cut is not None
     ended(tmp_path, cut, [0.4], status="running")
 
     def to_the_end(study: Path, next_trial: Any, *_: Any, **__: Any) -> None:
         while (record := next_trial()) is not None:
+            # As if the first epoch had not been the best, and no end, and no start that a failure made necessary.
+            assert (record.status, record.best_epoch, record.ended, record.attempts) == ("pending", None, None, 0)
             ended(study, record, [0.9] * EPOCHS)
 
     monkeypatch.setattr("study.search.run_trials", to_the_end)
     after = Search(tmp_path, space, 0, "one-epoch")
     assert (len(after.ended), after.ends_left, after.finished()) == (5, 3, False)
     splits: Any = None
-    after.run(splits, Resources(1, 0.0, "fp32"), [])
+    after.run(splits, Resources(1, 0.0, "fp32", 1), [])
     assert (after.finished(), after.ends_left + len(after.ended)) == (True, 5)
     *best, last = sorted(records.read_trials(tmp_path, "search"), key=lambda r: r.status)
     assert (last.trial_id, last.status, last.stop_reason) == ("s0005", "stopped", "one-epoch")

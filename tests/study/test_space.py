@@ -173,6 +173,7 @@ def test_the_search_ends_an_arm_at_the_spaces_epochs_but_cosine_annealing_would_
     parameters = loaded.parameters_of(dataclasses.replace(longer, epochs=12))
     assert parameters is not None
     assert loaded.parameters_in_search(longer) == parameters
+    assert loaded.parameters_in_search(dataclasses.replace(longer, epochs=11)) is None, "trained less than any other"
     annealed = dataclasses.replace(longer, schedule=Cosine())
     assert loaded.parameters_in_search(annealed) is None
     at_12 = dataclasses.replace(annealed, epochs=12)

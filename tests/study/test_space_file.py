@@ -136,9 +136,11 @@ BROKEN = {
 5: model.fashion_cnn.channels: got a list of 5 items, must be at most 4: each of them halves the image
 6: optimizer.sgd.nesterov: got true with momentum 0, must be used with momentum above 0 only
 7: split: got 55000 + 10000 = 65000 images, must be at most 60000, all that there are
+9: budget.trials: got 2, must be at least 3, for the arms are tried first
 9: budget.candidates: got 3, must be at most 2, the number of trials
 11: preview.train: got 56000, must be at most 55000, as in the full study
 12: preview.epochs: got 5, must be at most 4, as in the full study
+13: preview.trials: got 1, must be at least 3, for the arms are tried first
 14: preview.candidates: got 2, must be at most 1, the number of trials
 """,
     "tab": """
