@@ -48,7 +48,7 @@ LEAST_GAIN = 0.01
 LEAST_AGREEMENT = 0.2
 
 COLUMNS = {
-    "image": "place in the test split, 0 is the first",
+    "image": "place in the published test set, 0 is the first",
     "wrong": "whether the image was misclassified",
     "matched": "for a correctly classified image, the misclassified one of its label that it is compared with",
     "layer": "the module whose activation was read",

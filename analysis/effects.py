@@ -64,7 +64,7 @@ class Effect:
         if self.images is not None:
             over += f" and {self.images:,} images" if self.crossed else f", for these {self.images:,} images"
         if self.low is None or self.high is None:
-            return f"{value} ({over}; no interval)."
+            return f"{value} ({over}; no interval; {number(self.smallest)} would matter)."
         sure = "" if self.p is None else f", {p_value(self.p)}"
         ends = f"95 % interval {signed(self.low)} to {signed(self.high)} over {over}"
         return f"{value} ({ends}{sure}; {number(self.smallest)} would matter)."

@@ -183,6 +183,7 @@ def grid(rows: Sequence[np.ndarray], names: Sequence[str]) -> bytes:
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
+        figure.set_layout_engine("constrained", w_pad=0.12)  # beside an image of fixed aspect, names are cut else
     return svg.getvalue()
 
 

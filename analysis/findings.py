@@ -26,7 +26,7 @@ from analysis.sections import (
 )
 from analysis.sections.cost import ENDED_BADLY
 from analysis.sections.side_by_side import SideBySide
-from analysis.statistics import Comparison, Standing, best_trials, best_two, estimate, lost_seeds
+from analysis.statistics import Comparison, Standing, best_trials, best_two, lost_seeds
 from analysis.words import label, percent, points, start, sure, versus
 from study.records import ENDED
 
@@ -151,6 +151,11 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
             said.append(f"{start(stage)}: {len(of) - ended} trials have not ended.")
     bad = trials[trials.status.isin(ENDED_BADLY)].groupby("status", observed=True).size()
     said += [f"{count} {'trial' if count == 1 else 'trials'} {name}: listed below." for name, count in bad.items()]
+    ours = trials[trials.stage == "confirm"].arm.str.extract(r"^candidate-(\d+)$")[0].dropna().nunique()
+    if ours > budget["candidates"] > 0:
+        said.append(
+            f"Of {ours} candidates some were the best before the search was extended: {budget['candidates']} are."
+        )
     if status in ("interrupted", "running"):
         where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
         when = "Go on with" if status == "interrupted" else "If it does not run any more, go on with"
@@ -169,6 +174,6 @@ def _data(about: dict[str, Any]) -> list[str]:
 
 
 def _reached(standing: Standing) -> Fact:
-    found = estimate((100 * standing.test).tolist())
+    found = standing.accuracy
     what = f"test accuracy, {standing.title}: {label(standing.trials.iloc[0])}"
     return Fact(f"{found.mean:.2f} %", what, sure(found, standing.lost))

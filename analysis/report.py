@@ -54,9 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = find(options.results, options.name)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("tables")
+            task = progress.add_task("")
 
             def step(said: str, done: int = 0, of: int = 1) -> None:
+                if not progress.console.is_terminal and said != progress.tasks[task].description:
+                    print(said, file=sys.stderr)
                 progress.update(task, description=said, completed=done, total=of)
 
             path = build(folder, options.top, options.stress_images, step)

@@ -107,8 +107,17 @@ class Runs:
                 same = [(arms[name] == value).fillna(False).astype(bool) for name, value in wanted.items()]
                 found.append(arms.index[np.logical_and.reduce(same)])
             if all(map(len, found)):
-                return str(found[0][0]), str(found[1][0])
+                before, after = (str(arms[0]) for arms in found)
+                self._must_step(before, after)
+                return before, after
         raise NotTested("it takes the source's two arms, SGD at a constant rate and Adam with StepLR")
+
+    def _must_step(self, *names: str) -> None:
+        """Raise NotTested where an arm has StepLR and ends before it lowers the learning rate, as a preview may."""
+        for arm in self.arms.loc[[*names]].query("hp_schedule == 'step'").itertuples():
+            if arm.hp_step_size >= arm.hp_epochs:
+                steps = f"StepLR of {arm.Index} first lowers the learning rate after {arm.hp_step_size:.0f} epochs"
+                raise NotTested(f"{steps}, and it has {arm.hp_epochs:.0f}")
 
     def factorial(self) -> dict[tuple[str, str], str]:
         """The arms of {SGD, Adam} × {none, step, cosine}, all else equal, by optimizer and schedule."""
@@ -116,6 +125,7 @@ class Runs:
             cells = {(str(a.hp_optimizer), str(a.hp_schedule)): str(a.Index) for a in arms.itertuples()}
             wanted = {(optimizer, schedule) for optimizer in OPTIMIZERS for schedule in SCHEDULES}
             if wanted <= cells.keys():
+                self._must_step(*cells.values())
                 return {cell: cells[cell] for cell in sorted(wanted)}
         raise NotTested("it takes arms of SGD and Adam, each with no schedule, StepLR and cosine, all else equal")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -43,6 +43,12 @@ class Estimate:
         if self.low is None or self.high is None:
             return 0
         return int(self.low > 0) - int(self.high < 0)
+
+    def within(self, least: float, most: float) -> Estimate:
+        """With the interval's ends where such values can lie: Student's t knows nothing of that."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, least), high=min(self.high, most))
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -172,6 +178,11 @@ class Standing:
     @property
     def test(self) -> pd.Series:
         return self.trials.set_index("seed").test_accuracy
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Mean test accuracy over seeds, in %."""
+        return estimate((100 * self.test).tolist()).within(0, 100)
 
     @property
     def score(self) -> float:

@@ -56,7 +56,7 @@ def sure(found: Estimate, lost: str) -> str:
 def interval(found: Estimate, *, signed: bool = False) -> str:
     if found.low is None or found.high is None:
         return MISSING
-    return f"{points(found.low)} to {points(found.high)}" if signed else f"{found.low:.2f} to {found.high:.2f}"
+    return f"{points(found.low)} to {points(found.high)}" if signed else f"{number(found.low)} to {number(found.high)}"
 
 
 def points(difference: float) -> str:

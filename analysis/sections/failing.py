@@ -61,7 +61,8 @@ def fails_most(evidence: Evidence) -> str | None:
     said = f"take {first.label} for {first.predicted}, the most frequent confusion"
     if len(found) > 1 and not first.low > found.high.iloc[1]:
         second = found.iloc[1]
-        said += f", about as often as {second.label} for {second.predicted} ({second['count']:,})"
+        about = "" if second["count"] == first["count"] else "about "
+        said += f", {about}as often as {second.label} for {second.predicted} ({second['count']:,})"
     networks = f"its {len(best.trials)} networks" if len(best.trials) > 1 else "its one network"
     among = f"{percent(similar.rate, 0)} % lie among the five upper-body classes or among the three kinds of shoe"
     if similar.lift > 0:

@@ -22,7 +22,7 @@ def leaderboard(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
         return Section(title, ["No configuration has been confirmed: no test image has been predicted."])
     rows = []
     for s in standings:
-        found, t = estimate((100 * s.test).tolist()), s.trials
+        found, t = s.accuracy, s.trials
         best = f"{t.best_epoch.median():.0f} of {t.max_epochs.max()}"
         minutes = f"{t.seconds.mean() / 60:.1f}"
         seeds = f"{found.n}; {s.lost}" if s.lost else str(found.n)
@@ -53,7 +53,10 @@ def _final_comparison(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Ta
         f"epochs to {percent(REACHED, 0)} % validation accuracy": lambda t: t.trial_id.map(first),
     }
     shown = standings[:SHOWN]
-    rows = [[name, *(_over_seeds(measure(s.trials)) for s in shown)] for name, measure in measures.items()]
+    rows = [
+        [name, *(_over_seeds(measure(s.trials), name.endswith("accuracy, %")) for s in shown)]
+        for name, measure in measures.items()
+    ]
     more = f" The best {SHOWN} of {len(standings)} configurations." if len(standings) > SHOWN else ""
     caption = (
         "Mean over seeds and, in brackets, Student's t interval. Training accuracy and loss are those of the training "
@@ -63,12 +66,12 @@ def _final_comparison(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Ta
     return Table(["", *(s.title for s in shown)], rows, caption)
 
 
-def _over_seeds(values: pd.Series) -> str:
+def _over_seeds(values: pd.Series, accuracy: bool) -> str:
     """Mean and interval; where some seeds have no value, how many have one."""
     known = values.dropna().astype(float).tolist()
     if not known:
         return "never" if len(values) else MISSING
-    found = estimate(known)
+    found = estimate(known).within(0, 100) if accuracy else estimate(known)
     spread = f" ({interval(found, signed=found.low < 0)})" if found.low is not None else ""
     return f"{found.mean:.2f}{spread}" + (f", {found.n} of {len(values)} seeds" if found.n < len(values) else "")
 
@@ -109,9 +112,7 @@ def comparisons(standings: Sequence[Standing], reference: str | None) -> Section
         f"nothing is judged: those that are left are no fair sample.{many} Table: trials."
     )
     table = Table(columns, rows, caption, words=2)
-    seeds = [
-        figures.Row(s.title, (100 * s.test).tolist(), estimate((100 * s.test).tolist()), s.ours) for s in standings
-    ]
+    seeds = [figures.Row(s.title, (100 * s.test).tolist(), s.accuracy, s.ours) for s in standings]
     differences = [
         figures.Row(versus(pair), pair.points.tolist(), pair.estimate, pair.ours.ours)
         for pair in comparisons[:COMPARISONS]

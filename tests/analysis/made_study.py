@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,14 @@ def _ended(folder: Path, number: int, status: Status, reason: str, error: str | 
         append_epoch(trial_folder(folder, record), epoch)
 
 
+@cache
+def _labels() -> np.ndarray:
+    return data.load().test_labels
+
+
 def write_predictions(path: Path, accuracy: float, images: int, rng: np.random.Generator) -> None:
     """`images` predictions, right in round(accuracy × images) of them, of the first test images."""
-    label = data.load().test_labels[:images].astype(np.int8)
+    label = _labels()[:images].astype(np.int8)
     wrong = rng.permutation(images) >= round(accuracy * images)
     predicted = np.where(wrong, (label + 1) % 10, label).astype(np.int8)
     p = np.full((images, 10), 0.01, np.float32)
@@ -148,7 +154,7 @@ def write_predictions(path: Path, accuracy: float, images: int, rng: np.random.G
 
 def write_probabilities(path: Path, p: np.ndarray) -> None:
     """Predictions of the first test images from probabilities float32 (N, 10)."""
-    columns = {"image": np.arange(len(p), dtype=np.int32), "label": data.load().test_labels[: len(p)].astype(np.int8)}
+    columns = {"image": np.arange(len(p), dtype=np.int32), "label": _labels()[: len(p)].astype(np.int8)}
     columns |= {"predicted": p.argmax(axis=1).astype(np.int8), "confidence": p.max(axis=1)}
     pq.write_table(pa.table(columns | {f"p_{k}": p[:, k] for k in range(10)}), path)
 
@@ -159,7 +165,7 @@ def vary(folder: Path, images: int, margins: dict[str, float]) -> Path:
     margins: by arm, how far the logit of the right class lies above the others before the noise. That is the label,
     but for every fiftieth image, which all take for the next class.
     """
-    labels, rng = data.load().test_labels[:images], np.random.default_rng(0)
+    labels, rng = _labels()[:images], np.random.default_rng(0)
     groups = np.array(
         [next((k for k, g in enumerate(SIMILAR) if name in g), 8 + i) for i, name in enumerate(CLASS_NAMES)]
     )

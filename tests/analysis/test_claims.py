@@ -326,10 +326,14 @@ def test_a_preview_has_the_sources_settings_on_a_smaller_scale(space: str) -> No
     small = pd.DataFrame({name: {"model": arm.model.name, **hyperparameters(arm)} for name, arm in arms.items()}).T
     trials = runs.trials.drop(columns=small.columns, errors="ignore").join(small.infer_objects(), on="arm")
     preview = dataclasses.replace(runs, trials=trials.assign(fidelity="preview"))
-    assert preview.sources() == runs.sources()
     if space == "resnet.yaml":  # the other preview has the full study's epochs, but a narrower network
+        with pytest.raises(runs_module.NotTested, match="lowers the learning rate after 5 epochs, and it has 2"):
+            preview.sources()
+        preview.trials["hp_epochs"] = 6
         with pytest.raises(runs_module.NotTested):
-            dataclasses.replace(runs, trials=trials.assign(fidelity="full")).sources()
+            dataclasses.replace(preview, trials=preview.trials.assign(fidelity="full")).sources()
+        preview = dataclasses.replace(preview)
+    assert preview.sources() == runs.sources()
     one = trials.fidelity.eq("full") & trials.arm.eq("sgd_baseline")
     trials.loc[one, "hp_epochs"] = 1
     with pytest.raises(runs_module.NotTested):
@@ -369,5 +373,5 @@ def called(runs: Runs) -> bool:
 @pytest.mark.parametrize("seeds", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 6])
 def test_few_of_many_studies_without_a_truth_call_anything(seeds: int) -> None:
     """Seeds differ by 3 points of accuracy, an image makes 1.6 of the error of a network's."""
-    studies = [made(CNN, seed=k, seeds=seeds, images=350, spread=3.0) for k in range(20)]
-    assert sum(map(called, studies)) <= 3
+    studies = [made(CNN, seed=k, seeds=seeds, images=350, spread=3.0) for k in range(10)]
+    assert sum(map(called, studies)) <= 1

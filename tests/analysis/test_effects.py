@@ -109,7 +109,9 @@ def test_a_sentence_says_over_what_its_interval_is() -> None:
     said = "A less b: +0.50 points (95 % interval −0.20 to +1.20 over 6 seeds"
     assert effect.sentence == f"{said}, for these 1,000 images, p = 0.010; 0.50 would matter)."
     assert dataclasses.replace(effect, crossed=True).sentence.startswith(f"{said} and 1,000 images, p")
-    assert dataclasses.replace(of(None, None), what="a", own=(1.0,)).sentence == "A: 0.00 points (1 seed; no interval)."
+    assert dataclasses.replace(of(None, None), what="a", own=(1.0,)).sentence == (
+        "A: 0.00 points (1 seed; no interval; 0.50 would matter)."
+    )
 
 
 @pytest.mark.parametrize(

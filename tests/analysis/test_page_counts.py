@@ -112,7 +112,10 @@ def test_errors_in_sentences(made: Made) -> None:
     )
     assert found
     assert pairs[found[1]] == pairs.iloc[0]
-    assert found[2].startswith(", about as often as ")
+    other = re.fullmatch(r", (about )?as often as (.+) \((\d+)\)", found[2])
+    assert other
+    assert pairs[other[2]] == int(other[3])
+    assert (other[1] is None) == (int(other[3]) == pairs.iloc[0])
     assert found[3] == f"{100 * among:.0f}"
     cells = confusion_matrix(label, predicted, labels=list(CLASS_NAMES))
     groups = sum(np.outer(*[np.isin(CLASS_NAMES, group)] * 2) for group in SIMILAR)
