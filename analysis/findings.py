@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from analysis.sections.cost import ENDED_BADLY
 from analysis.sections.side_by_side import SideBySide
 from analysis.statistics import Comparison, Standing, best_trials, best_two, lost_seeds
 from analysis.words import label, percent, points, start, sure, versus
+from study import space_file
 from study.records import ENDED
+from study.space import Budget
+from study.space_file import SpaceError
 
 WORTH = {"status", "fidelity", "created", "command", "git", "versions", "hardware", "split", "stages"}
-PREVIEW = "PREVIEW: fewer images, epochs, trials, seeds. Not evidence about the full thing."
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def page(evidence: Evidence) -> Page:
     fails = failing.fails_most(evidence)
     return Page(
         name=str(about.get("name", evidence.folder.name)),
-        preview=PREVIEW if about.get("fidelity") == "preview" else None,
+        preview=_preview(about, evidence.folder) if about.get("fidelity") == "preview" else None,
         title=title,
         facts=facts,
         lede=[*lede, *([fails] if fails else []), *_data(about)],
@@ -163,6 +165,16 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
     if unsaid := sorted(WORTH - about.keys()):
         said.append(f"study.json does not say: {', '.join(unsaid)}.")
     return said
+
+
+def _preview(about: dict[str, Any], folder: Path) -> str:
+    """What the preview has less of, by its space and its budget."""
+    try:
+        space = space_file.load(folder / "space.yaml").at("preview")
+        less = replace(space, budget=Budget(**about["budget"])).reductions()
+    except (SpaceError, KeyError, TypeError):
+        less = []
+    return f"PREVIEW: {', '.join(less) or 'less than the full study'}. Not evidence about the full thing."
 
 
 def _data(about: dict[str, Any]) -> list[str]:

@@ -99,7 +99,7 @@ LABEL = _category("label", "the class it is")
 KEY = [
     _field("study", TEXT, "name of the study"),
     _category("stage", "search, then confirm"),
-    _field("fidelity", TEXT, "full, or preview: fewer images, epochs, trials and seeds", null=True),
+    _field("fidelity", TEXT, "full, or preview: fewer images, epochs, trials and seeds, narrower networks", null=True),
     _field("trial_id", TEXT, "s0007 in the search, c0007 in confirm"),
     _field("config_id", TEXT, "ten hexadecimal digits, equal for equal configurations"),
     _field("arm", TEXT, "the arm's name; candidate-1, candidate-2, … in confirm; null for a searched one", null=True),

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,15 @@ class Cluster:
         """What to open or type to watch a study."""
         lines = [f"  dashboard    http://{self.dashboard}, log in with the token in {TOKEN}"] if self.dashboard else []
         lines += [f"  prometheus   http://{self.metrics}"] if self.metrics else []
-        lines += [f"  tensorboard  {typed('tensorboard')} --logdir {study / 'tensorboard'}"]
-        return [*lines, f"  optuna       {typed('optuna-dashboard')} {study / 'search' / 'optuna.journal'}"]
+        programs = {
+            "tensorboard": f"  tensorboard  {typed('tensorboard')} --logdir {study / 'tensorboard'}",
+            "optuna-dashboard": f"  optuna       {typed('optuna-dashboard')} {study / 'search' / 'optuna.journal'}",
+        }
+        missing = [name for name in programs if not shutil.which(name, path=Path(sys.executable).parent)]
+        lines += [line for name, line in programs.items() if name not in missing]
+        if missing:
+            lines.append(f"  for {' and '.join(missing)}: pip install -c constraints.txt -e .[watch]")
+        return lines
 
 
 @contextmanager

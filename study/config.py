@@ -162,8 +162,11 @@ class TrialConfig:
 
     @property
     def label(self) -> str:
-        """What a person reads in a list of trials, for example `resnet18 sgd lr=0.031`."""
-        return f"{self.model.name} {self.optimizer.name} lr={self.optimizer.lr:.2g}"
+        """What a person reads in a list of trials: `resnet18 sgd lr=0.031`; of other sizes, `resnet 1-1 sgd lr=0.1`."""
+        model = self.model.name
+        if isinstance(self.model, ResNet) and model not in FIXED_SIZES:
+            model += f" {'-'.join(map(str, self.model.blocks))}"
+        return f"{model} {self.optimizer.name} lr={self.optimizer.lr:.2g}"
 
 
 COMPONENTS: dict[str, dict[str, Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}

@@ -22,6 +22,7 @@ from study.records import RecordError
 from study.space import Budget, Fidelity, Space
 
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
+ANY_RUN = ("results", "data_dir", "dry_run")  # options that no study keeps to
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -116,8 +117,9 @@ def _earlier(arguments: argparse.Namespace, name: str) -> Study:
     option, folder = "--resume" if arguments.resume else "--extend", results / name
     kept_to, added = ("name", "fidelity", "scheduler", "cpus_per_trial", "gpus_per_trial", "seed"), EXTENSION
     if given := [k for k in (*kept_to, *(added if arguments.resume else ())) if getattr(arguments, k) is not None]:
-        options = ", ".join(f"--{key.replace('_', '-')}" for key in given)
-        raise UsageError(f"{option}: got {options} too, must stand alone: a study keeps what it was begun with")
+        allowed = ANY_RUN if arguments.resume else (*EXTENSION, *ANY_RUN)
+        got, must = (", ".join(f"--{key.replace('_', '-')}" for key in keys) for keys in (given, allowed))
+        raise UsageError(f"{option}: got {got} too, must stand with {must} only: a study keeps what it was begun with")
     if not (folder / "study.json").exists():
         known = ", ".join(sorted(path.parent.name for path in results.glob("*/study.json"))) or "none"
         raise UsageError(f"{option}: got {name}, must be one of: {known}")

@@ -107,9 +107,14 @@ class StageProgress:
     def _left(self) -> str:
         """By the plan at first, and by the pace of the trials that ended the more of them have."""
         elapsed, share = self.seconds, min(self.ends / max(self.ends_left, 1), 1)
+        if not (self.best or share):
+            return "starting workers"
+        if share == 1:
+            return "0 s left"
         by_plan = max(self.expected_seconds - elapsed, 0)
         by_pace = elapsed * (1 - share) / share if share else 0.0
-        return f"{duration(share * by_pace + (1 - share) * by_plan)} left"
+        left = share * by_pace + (1 - share) * by_plan
+        return f"{duration(max(left, 1))} left" if left else "longer than planned"
 
     def _say(self, line: str) -> None:
         self.console.print(Text(line), soft_wrap=True)

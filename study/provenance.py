@@ -22,6 +22,7 @@ from study.space import Space
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")
 CGROUP = Path("/sys/fs/cgroup")
+OF_A_RUN = ("command", "begun", "git", "versions", "hardware")  # of the last; the others' are in `earlier_runs`
 
 
 class Book:
@@ -36,7 +37,7 @@ class Book:
         space: Space,
         command: list[str],
     ) -> None:
-        self.folder = folder
+        self.folder, now = folder, _now()
         self.content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": folder.name,
@@ -45,7 +46,8 @@ class Book:
             "command": command,
             "space": f"{space.name}.yaml",
             "seed": settings["seed"],
-            "created": _now(),
+            "created": now,
+            "begun": now,
             "ended": None,
             "git": git_state(),
             "versions": versions(),
@@ -63,9 +65,9 @@ class Book:
             "resumed": 0,
         }
         if earlier is not None:
-            kept = {key: earlier[key] for key in ("command", "created", "stages") if key in earlier}
+            kept = {key: earlier[key] for key in ("created", "stages") if key in earlier}
             self.content |= kept | {"resumed": earlier.get("resumed", 0) + 1}
-            past = {key: earlier.get(key) for key in ("git", "versions", "hardware")}
+            past = {key: earlier.get(key) for key in OF_A_RUN}
             self.content["earlier_runs"] = [*earlier.get("earlier_runs", []), past]
             self.content["search_over"] = earlier.get("search_over", False)
         self._write()

@@ -123,16 +123,18 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
 
 
 def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
+    from study.plan import STUDY_OVERHEAD_S
     from study.progress import duration
 
     chosen, split = study.space, study.space.split
     confirmed = chosen.budget.candidates + len(chosen.arms)
+    seeds = f"{chosen.budget.seeds} seed{'s' * (chosen.budget.seeds > 1)}"
     trials_left, runs_left = (f", {n} left" if study.earlier else "" for n in (left.trials, len(left.runs)))
     speeds = ", ".join(f"{name} {speed.train:,.0f}" for name, speed in plan.speeds.items())
     lines = [
         f"Study {study.folder.name}: {chosen.name}, {study.settings.fidelity} fidelity",
         f"  search   {chosen.budget.trials} trials of up to {chosen.epochs} epochs, {study.settings.rule}{trials_left}",
-        f"  confirm  {confirmed} configurations × {chosen.budget.seeds} seeds{runs_left}",
+        f"  confirm  {confirmed} configurations × {seeds}{runs_left}",
         f"  images   {split.train:,} train, {split.validation:,} validation, {split.test:,} test",
         f"  device   {plan.device}, {plan.slots} trials at a time, {plan.cores} core{'s' * (plan.cores > 1)}"
         + (f", {plan.gpus:.3g} GPU" if plan.gpus else "")
@@ -140,14 +142,17 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
         + f" each, {plan.precision}",
         f"  speed    images/s of one trial: {speeds}",
         f"  time     {duration(plan.seconds)}: search {duration(plan.search_seconds)},"
-        f" confirm {duration(plan.confirm_seconds)}",
+        f" confirm {duration(plan.confirm_seconds)}, starting {duration(STUDY_OVERHEAD_S)}",
         f"  disk     {plan.disk_bytes / 2**20:,.0f} MiB",
     ]
-    if study.settings.fidelity == "preview":
+    lines += [f"  warning  {said}" for said in chosen.flat_steps()]
+    if reductions := chosen.reductions():
         lines.append(
-            "  PREVIEW: fewer images, epochs, trials and seeds than the study means; it shows that all works, and is"
-            " no evidence about the full thing. For that: --fidelity full"
+            f"  PREVIEW: {', '.join(reductions)}; it shows that all works, and is no evidence about the full thing."
+            + ("" if study.earlier else " For that: --fidelity full")
         )
+    elif chosen.fidelity == "preview":
+        lines.append("  PREVIEW: nothing is less than in the full study, for the space does not say what should be")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 

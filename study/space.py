@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
 from study import config
-from study.config import SIZES, Augmentation, Cosine, Model, TrialConfig, narrowed, scaled, within
+from study.config import SIZES, Augmentation, Cosine, Model, Step, TrialConfig, narrowed, scaled, within
 
 TRAINING_IMAGES = 60_000
 TEST_IMAGES = 10_000
@@ -121,11 +121,13 @@ class Part:
     def options(self, key: str) -> Distribution:
         return self.ranges.get(key, Choice((getattr(self.base, key),)))
 
+    def least(self, key: str) -> float:
+        """The least value that a number can take."""
+        return min(self._bounds(key))
+
     def greatest(self, key: str) -> float:
         """The greatest value that a number can take."""
-        options = self.options(key)
-        values = options.options if isinstance(options, Choice) else (options.high,)
-        return max(value for value in values if isinstance(value, int | float))
+        return max(self._bounds(key))
 
     def narrowed(self, width: float) -> Part:
         """A model's part with every size that it can take times `width`."""
@@ -171,6 +173,11 @@ class Part:
         for values in itertools.product(*options):
             yield dataclasses.replace(self.base, **dict(zip(self.ranges, values, strict=True)))
 
+    def _bounds(self, key: str) -> list[float]:
+        options = self.options(key)
+        values = options.options if isinstance(options, Choice) else (options.low, options.high)
+        return [value for value in values if isinstance(value, int | float)]
+
     def _name(self, key: str) -> str:
         return f"{self.label}.{key}" if self.label else key
 
@@ -187,7 +194,11 @@ class Space:
     budget: Budget
     arms: dict[str, TrialConfig]  # in the file's order
     preview: Preview
-    fidelity: Fidelity = "full"
+    full: Space | None = None  # what a preview is the preview of
+
+    @property
+    def fidelity(self) -> Fidelity:
+        return "full" if self.full is None else "preview"
 
     @property
     def epochs(self) -> int:
@@ -195,14 +206,11 @@ class Space:
         return int(self.rest.base.epochs)
 
     def at(self, fidelity: Fidelity) -> Space:
-        """The space at a fidelity; a preview's arms have its epochs at most.
-
-        Raises ValueError where the full study is asked of a preview.
-        """
+        """The space at a fidelity; a preview's arms have its epochs at most."""
         if fidelity == self.fidelity:
             return self
-        if fidelity == "full":
-            raise ValueError("space: got a preview, must be the space as loaded to be taken at full")
+        if self.full is not None:
+            return self.full
         small = self.preview
         models = tuple(part.narrowed(small.width) for part in self.parts["model"])
         arms = {
@@ -216,8 +224,36 @@ class Space:
             split=small.split,
             budget=small.budget,
             arms=arms,
-            fidelity=fidelity,
+            full=self,
         )
+
+    def reductions(self) -> list[str]:
+        """What a preview has less of than the full study, in words such as `4,000 of 50,000 training images`."""
+        if (full := self.full) is None:
+            return []
+        epochs = [full.epochs, *(arm.epochs for arm in full.arms.values())]
+        counts = [
+            ("training images", self.split.train, [full.split.train]),
+            ("validation images", self.split.validation, [full.split.validation]),
+            ("test images", self.split.test, [full.split.test]),
+            ("epochs", self.epochs, epochs),
+            ("trials", self.budget.trials, [full.budget.trials]),
+            ("candidates", self.budget.candidates, [full.budget.candidates]),
+            ("seeds", self.budget.seeds, [full.budget.seeds]),
+        ]
+        more = [(what, own, [f"{n:,}" for n in sorted(set(numbers)) if n > own]) for what, own, numbers in counts]
+        width = self.preview.width
+        narrower = [f"networks of {width:g} times the width"] if width < 1 else []
+        return [f"{own:,} of {' or '.join(numbers)} {what}" for what, own, numbers in more if numbers] + narrower
+
+    def flat_steps(self) -> list[str]:
+        """Where StepLR never falls, for it would do so first when the training is over: in words, one for each."""
+        steps = [p for p in self.parts["schedule"] if isinstance(p.base, Step)]
+        found = [(f"search, {part.label}", part.least("step_size"), self.epochs) for part in steps]
+        arms = {name: (arm.schedule, arm.epochs) for name, arm in self.arms.items()}
+        found += [(f"arm {name}", s.step_size, epochs) for name, (s, epochs) in arms.items() if isinstance(s, Step)]
+        said = "{}: StepLR first falls after epoch {} of {}: it never does"
+        return [said.format(where, first, epochs) for where, first, epochs in found if first >= epochs]
 
     def suggest(self, trial: BaseTrial) -> TrialConfig:
         """Draw a configuration; a hyperparameter of an option is asked for only where that option was chosen."""

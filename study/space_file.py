@@ -5,6 +5,7 @@
     arms                         {name: fixed settings}; what an arm leaves out it takes from the top level
 
 Arms do so component by component: an optimizer, schedule, model or augmentation that an arm names, it names whole.
+What the space varies an arm must give.
 
 The YAML is read as nodes, not as Python values, so that every problem is reported at its own line.
 """
@@ -49,7 +50,7 @@ SECTIONS = {
     "budget": ("trials", "candidates", "seeds"),
     "preview": ("train", "validation", "test", "epochs", "trials", "candidates", "seeds", "width"),
 }
-REQUIRED = ("model", "optimizer", "epochs", "budget", "preview")
+REQUIRED = ("model", "optimizer", "epochs", "budget")
 ARM_NAME = re.compile(r"(?!candidate-)[A-Za-z0-9_-]{1,40}")
 PARTS = (*config.COMPONENTS, "augmentation")
 PLAIN = {name: field for name, field in config.FIELDS.items() if name not in PARTS}

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.blocks import Section, Table
 from analysis.words import MISSING, UNRECORDED, duration, label, percent, setting
+from study.provenance import git_state
 
 LISTED = 50  # trials that failed or diverged
 ENDED_BADLY = ("failed", "diverged")
@@ -89,17 +90,24 @@ def ended_badly(trials: pd.DataFrame) -> Section:
     return Section(title, [], [Table(columns, rows, caption, words=4)])
 
 
+def _commit(git: dict[str, Any]) -> str | None:
+    return f"{git['commit']}{', with changes' if git.get('dirty') else ''}" if git.get("commit") else None
+
+
 def environment(about: dict[str, Any]) -> Section:
     git, hardware, versions, split, plan = (
         about.get(key) or {} for key in ("git", "hardware", "versions", "split", "plan")
     )
     each = ("device", "slots", "cores", "gpus", "precision")
+    runs = [*(about.get("earlier_runs") or []), about]
+    commands = [shlex.join(map(str, run["command"])) for run in runs if run.get("command")]
     said = {
-        "command": shlex.join(map(str, about.get("command") or [])),
+        "command": "; then ".join(commands),
         "search space": about.get("space"),
         "created": about.get("created"),
         "ended": about.get("ended"),
-        "commit": f"{git['commit']}{', with changes' if git.get('dirty') else ''}" if git.get("commit") else None,
+        "commit": _commit(git),
+        "page made by commit": _commit(git_state()),
         "hardware": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in hardware.items() if value),
         "how trials ran": ", ".join(f"{key} {setting(plan[key])}" for key in each if key in plan),
         "split": ", ".join(f"{name} {number}" for name, number in split.items()),

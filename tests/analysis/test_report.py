@@ -63,7 +63,7 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     assert "one seed, so no interval" in text
     assert "95 % interval 8" not in text
     assert re.search(r"\| candidate-1 − baseline +\| not known: one seed +\| +\+1.67 \| +– \|", text)
-    assert html.index("PREVIEW: fewer images") < html.index("<h1>")
+    assert html.index("PREVIEW: 5 of 10 epochs.") < html.index("<h1>")
     assert "their intervals say how far other images would move them. What another seed would do is not known." in text
     assert "how far other seeds" not in text.replace("how far other seeds would move it, not other images", "")
     assert "Other seeds of the two are not known." in text

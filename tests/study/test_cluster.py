@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from study import cluster
+from study.cluster import Cluster
 from study.execution import Resources, slots_of
 
 # The longest of the sockets that Ray makes in its folder, at the longest process id.
@@ -25,6 +26,20 @@ def test_rays_sockets_fit_whatever_the_temporary_folder(length: int, monkeypatch
     assert scratch.parent == (folder if length == cluster.LONGEST_TMPDIR else Path("/tmp"))
     scratch.rmdir()
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("installed", [["tensorboard", "optuna-dashboard"], ["tensorboard"], []])
+def test_only_programs_that_are_there_are_named(
+    installed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in installed:
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    lines = Cluster(None, None).how_to_watch(Path("results/x"))
+    assert [line.split()[1] for line in lines[: len(installed)]] == [str(tmp_path / name) for name in installed]
+    missing = [name for name in ("tensorboard", "optuna-dashboard") if name not in installed]
+    how = f"  for {' and '.join(missing)}: pip install -c constraints.txt -e .[watch]"
+    assert lines[len(installed) :] == ([how] if missing else [])
 
 
 @pytest.mark.parametrize(

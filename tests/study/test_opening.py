@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from made_space import read
 from made_trials import ended
+from rich.console import Console
 
 from study import plan, provenance, records, run
 from study.data import FashionMNIST
 from study.opening import Settings, Study, UsageError, locked, open_study
-from study.plan import Plan
+from study.plan import Plan, Rest
 from study.probe import Speed
 from study.provenance import Book
 from study.records import TrialRecord
@@ -89,8 +90,12 @@ def test_an_extension_tries_every_arm_and_has_no_more_candidates_than_trials_bes
         ([], "--extend: got neither --trials nor --seeds"),
         (["--seeds", "2"], "--seeds: got 2, must be above 2, those that there are"),
         (["--seeds", "3", "--time-budget", "5m"], "--time-budget: got no --trials with it, must be given for trials"),
-        (["--trials", "3", "--scheduler", "none"], "--extend: got --scheduler too, must stand alone"),
-        (["--trials", "3", "--seed", "0"], "--extend: got --seed too, must stand alone"),
+        (
+            ["--trials", "3", "--scheduler", "none", "--cpus-per-trial", "1"],
+            "--extend: got --scheduler, --cpus-per-trial too, must stand with --trials, --seeds, --time-budget,"
+            " --results, --data-dir, --dry-run only: a study keeps what it was begun with",
+        ),
+        (["--trials", "3", "--seed", "0"], "--extend: got --seed too, must stand with --trials, --seeds, "),
     ],
 )
 def test_an_extension_that_cannot_be_is_refused(arguments: list[str], message: str, begun: Path) -> None:
@@ -110,6 +115,41 @@ def test_a_trial_has_one_gpu_at_most(share: str, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         run._parser().parse_args(["--space", "smoke.yaml", "--gpus-per-trial", share])
     assert f"got {share}, must be a share of one GPU, in (0, 1]" in capsys.readouterr().err
+
+
+def test_a_resumed_study_keeps_what_an_extension_may_change(begun: Path) -> None:
+    only = "--resume: got --trials too, must stand with --results, --data-dir, --dry-run only: "
+    with pytest.raises(UsageError, match=only):
+        opened(begun, "--resume", "begun", "--trials", "3")
+
+
+# The plan as it is printed
+
+
+def printed_plan(study: Study, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """The lines by their first word."""
+    run._show_plan(Console(), study, replace(PLAN, search_seconds=40.0, confirm_seconds=30.0), Rest(0, 0, ()))
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    return dict(lines)
+
+
+def test_a_plan_says_what_a_preview_has_less_of_and_which_steps_never_fall(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--space", "resnet.yaml", "--trials", "5", "--fidelity"]
+    preview = printed_plan(opened(tmp_path / "x", *command, "preview"), capsys)
+    assert preview["PREVIEW:"].startswith("4,000 of 50,000 training images, ")
+    assert ", 5 of 32 trials, " in preview["PREVIEW:"]
+    assert "networks of 0.5 times the width; it shows" in preview["PREVIEW:"]
+    assert preview["warning"] == "arm adam_steplr: StepLR first falls after epoch 5 of 2: it never does"
+    assert preview["time"] == "85 s: search 40 s, confirm 30 s, starting 15 s"
+    assert not {"PREVIEW:", "warning"} & printed_plan(opened(tmp_path / "x", *command, "full"), capsys).keys()
+
+
+def test_a_preview_that_is_the_full_study_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(SPACE.replace("preview: {}", ""))
+    study = opened(tmp_path / "x", "--space", str(tmp_path / "a.yaml"), "--fidelity", "preview")
+    assert printed_plan(study, capsys)["PREVIEW:"].startswith("nothing is less than in the full study")
 
 
 # A study that goes on elsewhere

@@ -39,9 +39,7 @@ def end(shown: StageProgress, number: int, study: Path) -> None:
 
 def test_time_left_goes_over_from_the_plan_to_the_pace(clock: Clock, tmp_path: Path) -> None:
     shown = StageProgress(Console(file=io.StringIO()), "search", 6, {"s0001", "s0002"}, 4, 100.0)
-    assert shown._left() == "2 min left"
     clock.now += 40
-    assert shown._left() == "60 s left"
     end(shown, 3, tmp_path)
     assert shown._left() == "75 s left"  # a quarter by the pace of one in 40 s, 120; the rest by the plan, 60
     clock.now += 40
@@ -50,6 +48,27 @@ def test_time_left_goes_over_from_the_plan_to_the_pace(clock: Clock, tmp_path: P
     assert shown._left() == "25 s left"  # three quarters by the pace, 80 / 3; the rest by the plan, 20
     end(shown, 6, tmp_path)
     assert (shown._left(), len(shown.ended)) == ("0 s left", 6)
+
+
+def test_no_time_is_left_at_the_end_only(clock: Clock, tmp_path: Path) -> None:
+    shown = StageProgress(Console(file=io.StringIO()), "search", 2, set(), 2, 10.0)
+    record, epochs = ended(tmp_path, TrialRecord("s0001", "search", PLAIN, 0), [0.5])
+    shown.trial_started(record)
+    clock.now += 8
+    assert shown._left() == "starting workers"
+    clock.now += 7  # a start that takes longer than the plan knows of
+    assert shown._left() == "starting workers"
+    clock.now -= 7
+    shown.epoch_ended(record, epochs[0])
+    assert shown._left() == "2 s left"
+    clock.now += 1.8
+    assert shown._left() == "1 s left"
+    clock.now += 1
+    assert shown._left() == "longer than planned"
+    shown.trial_ended(record, epochs)
+    assert shown._left() == "5 s left"  # half by the pace of one in 10.8 s, half by the plan, of which nothing is left
+    end(shown, 2, tmp_path)
+    assert shown._left() == "0 s left"
 
 
 def test_the_best_under_the_one_epoch_rule_end_twice_and_count_once(clock: Clock, tmp_path: Path) -> None:

@@ -39,10 +39,9 @@ def written(study: Path) -> dict[str, Any]:
     return records.read_json(study / "study.json")
 
 
-def book(study: Path, earlier: dict[str, Any] | None = None) -> Book:
-    return Book(
-        study, earlier, {"fidelity": "full", "seed": 0}, {"gpus": 0.0, "cores": 2}, SPACE, ["python", "-m", "study.run"]
-    )
+def book(study: Path, earlier: dict[str, Any] | None = None, command: str = "--space tiny.yaml") -> Book:
+    settings, plan = {"fidelity": "full", "seed": 0}, {"gpus": 0.0, "cores": 2}
+    return Book(study, earlier, settings, plan, SPACE, ["python", "-m", "study.run", *command.split()])
 
 
 def test_wall_time_of_a_stage_adds_up_over_an_interruption(tmp_path: Path, clock: Clock) -> None:
@@ -66,6 +65,20 @@ def test_wall_time_of_a_stage_adds_up_over_an_interruption(tmp_path: Path, clock
     found = written(tmp_path)
     assert {stage: found["stages"][stage]["wall_seconds"] for stage in records.STAGES} == {"search": 70, "confirm": 10}
     assert (found["status"], found["resumed"], len(found["earlier_runs"])) == ("finished", 1, 1)
+
+
+def test_every_command_of_a_study_is_recorded_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = ["--space tiny.yaml", "--resume tiny", "--extend tiny --trials 2"]
+    times = ["10:00", "11:00", "12:00"]
+    for command, now in zip(commands, times, strict=True):
+        monkeypatch.setattr(provenance, "_now", lambda now=now: now)
+        book(tmp_path, written(tmp_path) if command != commands[0] else None, command)
+    found = written(tmp_path)
+    runs = [*found["earlier_runs"], found]
+    assert [" ".join(run["command"][3:]) for run in runs] == commands
+    assert [run["begun"] for run in runs] == times
+    assert (found["created"], found["resumed"]) == ("10:00", 2)
+    assert {"git", "versions", "hardware"} <= runs[0].keys()
 
 
 def test_a_kill_costs_the_time_since_the_last_epoch_only(tmp_path: Path, clock: Clock) -> None:

@@ -258,7 +258,9 @@ def test_an_extended_study_searches_on_and_keeps_what_it_has(tmp_path: Path) -> 
     after = trials(tmp_path / "grown")
     assert {i: after[i] for i in before} == before
     assert {i for i in set(after) - set(before) if i.startswith("s")} == {"s0004"}
-    assert json.loads((tmp_path / "grown" / "study.json").read_text())["resumed"] == 2
+    about = json.loads((tmp_path / "grown" / "study.json").read_text())
+    assert about["resumed"] == 2
+    assert [noted["command"][3] for noted in (*about["earlier_runs"], about)] == ["--space", "--resume", "--extend"]
 
 
 @pytest.mark.slow

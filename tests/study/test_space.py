@@ -121,8 +121,42 @@ def test_preview_shrinks_everything() -> None:
     assert [arm.epochs for arm in small.arms.values()] == [3, 2]
     assert full.at("full") is full
     assert small.at("preview") is small
-    with pytest.raises(ValueError, match="got a preview"):
-        small.at("full")
+    assert small.at("full") is full
+
+
+def test_a_preview_says_what_it_has_less_of() -> None:
+    small = space_file.load(space_file.FOLDER / "resnet.yaml").at("preview")
+    assert small.reductions() == [
+        "4,000 of 50,000 training images",
+        "500 of 10,000 validation images",
+        "1,000 of 10,000 test images",
+        "2 of 15 epochs",
+        "4 of 32 trials",
+        "1 of 2 candidates",
+        "1 of 6 seeds",
+        "networks of 0.5 times the width",
+    ]
+    more = dataclasses.replace(small, budget=Budget(33, 2, 5))  # as by --trials and --seeds
+    assert more.reductions()[4:] == ["5 of 6 seeds", "networks of 0.5 times the width"]
+    arms = read(
+        "model: three_block" + TINY.replace("{}", "{epochs: 3}") + "arms: {long: {epochs: 30}, short: {epochs: 2}}"
+    )
+    assert arms.at("preview").reductions() == ["3 of 4 or 30 epochs"]
+    assert arms.reductions() == []
+    assert read("model: three_block" + TINY).at("preview").reductions() == []
+
+
+def test_steps_that_no_epoch_comes_after_are_named() -> None:
+    full = space_file.load(space_file.FOLDER / "resnet.yaml")
+    assert full.flat_steps() == []
+    assert full.at("preview").flat_steps() == [
+        "search, step: StepLR first falls after epoch 3 of 2: it never does",
+        "arm adam_steplr: StepLR first falls after epoch 5 of 2: it never does",
+    ]
+    text = "model: three_block" + TINY + "schedule: {step: {step_size: %d}}\narms: {short: {epochs: 3}}"
+    assert [said.partition(":")[0] for said in read(text % 4).flat_steps()] == ["search, step", "arm short"]
+    assert [said.partition(":")[0] for said in read(text % 3).flat_steps()] == ["arm short"]
+    assert read(text % 2).flat_steps() == []
 
 
 def test_preview_keeps_what_it_leaves_out() -> None:
@@ -212,6 +246,13 @@ def test_a_preview_can_be_of_narrower_networks() -> None:
     assert set(small.models()) == {narrow}
     arm = small.arms["adam_step"]
     assert small.suggest(FixedTrial(small.parameters_in_search(arm) or {})) == arm
+
+
+def test_a_narrower_network_is_labelled_by_its_blocks() -> None:
+    small = space_file.load(space_file.FOLDER / "resnet.yaml").at("preview")
+    labels = [TrialConfig(model=model, optimizer=SGD(lr=0.03)).label for model in small.models()]
+    assert labels == ["resnet 2-2-2-2 sgd lr=0.03", "resnet 1-1-1 sgd lr=0.03"]
+    assert TrialConfig(optimizer=SGD(lr=0.03)).label == "resnet18 sgd lr=0.03"
 
 
 def test_a_width_multiplies_channels_and_units_and_nothing_else() -> None:

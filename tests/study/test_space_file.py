@@ -46,7 +46,7 @@ BROKEN = {
 13: arms.one: got a second one beside that of line 12, must be given once
 """,
     "empty": """
-1: file: got an empty file, must be a mapping with model, optimizer, epochs, budget, preview
+1: file: got an empty file, must be a mapping with model, optimizer, epochs, budget
 """,
     "exponent": """
 4: optimizer.adam.lr.log: got text '1e-4' (YAML 1.1 reads it as text), must be a number: write 1.0e-4
@@ -191,6 +191,14 @@ def test_what_an_arm_names_it_names_whole() -> None:
     arm = loaded.arms["a"]
     assert (arm.optimizer, arm.augmentation) == (SGD(lr=0.2, momentum=0.9), Augmentation(1, shear=5))
     assert arm.model == FashionCNN(dropout=0.5)
+
+
+def test_a_space_without_preview_has_one_equal_to_the_full_study() -> None:
+    without = read("model: three_block" + TINY.replace("preview: {}", "")).at("preview")
+    assert dataclasses.replace(without, text="", full=None) == dataclasses.replace(
+        read("model: three_block" + TINY).at("preview"), text="", full=None
+    )
+    assert without.reductions() == []
 
 
 @pytest.mark.parametrize("name", ["resnet18", "three_block"])
