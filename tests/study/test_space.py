@@ -131,7 +131,7 @@ def test_a_preview_says_what_it_has_less_of() -> None:
         "500 of 10,000 validation images",
         "1,000 of 10,000 test images",
         "2 of 15 epochs",
-        "4 of 32 trials",
+        "6 of 32 trials",
         "1 of 2 candidates",
         "1 of 6 seeds",
         "networks of 0.5 times the width",
