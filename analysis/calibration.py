@@ -35,8 +35,7 @@ COLUMNS = {
 
 
 def calibration_error(confidence: Reals, right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error over bins of equal mass, ECE_sweep's with a fixed number (Roelofs et al. 2022,
-    arXiv:2012.08668).
+    """Expected calibration error over bins of equal mass (as in Roelofs et al. 2022, arXiv:2012.08668).
 
     Σ_b n_b / N · |accuracy_b - mean confidence_b|, over predictions (N,) sorted by confidence.
     """

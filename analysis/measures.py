@@ -24,6 +24,7 @@ ERRORS = 2.0  # points of error rate, between images that show what a claim name
 FALL = 5.0  # points of accuracy under a corruption
 SHARE = 5.0  # points of a share: of the errors, of the evidence, of the retained accuracy
 LOSS = 0.05  # nats
+NO_SEED = "what it compares has no seed in common"
 
 NO_SHAPE, NO_TEXTURE = ["patch_shuffle"], ["silhouette_fill", "low_pass"]  # the suppressions of each
 
@@ -67,7 +68,7 @@ def some(values: pd.Series) -> list[float]:
     """Those that are known. Raises NotTested where none is."""
     known = values.dropna()
     if known.empty:
-        raise NotTested("what it compares has no seed in common")
+        raise NotTested(NO_SEED)
     return [float(value) for value in known]
 
 
@@ -150,7 +151,9 @@ class Stressed:
 def stressed(runs: Runs, *arms: str) -> Stressed:
     """What the table `stress` says of arms. Raises NotTested where no seed is common to them."""
     tables = [runs.of(arm, "stress") for arm in arms]
-    seeds = some(pd.Series(sorted(set.intersection(*(set(of.seed) for of in tables))), dtype=float))
+    seeds = sorted(set.intersection(*(set(of.seed) for of in tables)))
+    if not seeds:
+        raise NotTested(NO_SEED)
     shares: dict[str, dict[str, Reals]] = {}
     for arm, table in zip(arms, tables, strict=True):
         of = table[table.seed.isin(seeds)].sort_values(["seed", "severity"])
@@ -159,7 +162,7 @@ def stressed(runs: Runs, *arms: str) -> Stressed:
             for name, rows in of.groupby("corruption", observed=True)
         }
     images = shares[arms[0]][CLEAN].shape[1]
-    return Stressed(shares, Crossed([int(seed) for seed in seeds], images), len(seeds), images)
+    return Stressed(shares, Crossed(seeds, images), len(seeds), images)
 
 
 def fall(runs: Runs, corruption: str, how: str) -> Effect:

@@ -69,7 +69,7 @@ class Rerun:
         self.of = {str(trial): rows for trial, rows in predictions.groupby("trial_id", sort=True)}
         self.there = [trial for trial in self.of if (folder / "confirm" / trial / "best.pt").is_file()]
         self.lost = predictions[~predictions.trial_id.isin(self.there)]
-        self.dropped: dict[str, None] = {}  # tables of which what an earlier report found is not kept, in order
+        self.dropped: list[str] = []  # tables of which what an earlier report found is not kept
 
     @property
     def missing(self) -> list[str]:
@@ -134,10 +134,7 @@ class Rerun:
         said = f"how far {len(self.there)} networks are to be believed"
         precision = {trial: self.precision[trial] for trial in self.there}
         found, key = self._over(said, _calibrate, precision, shared, calibration, attention)
-        kept, _ = self._kept("calibration", key)
-        gone = self.lost[~self.lost.trial_id.isin(kept.trial_id)]
-        found |= {str(trial): calibration.unscaled(rows) for trial, rows in gone.groupby("trial_id")}
-        return self._table("calibration", found, key)
+        return self._table("calibration", found, key, calibration.unscaled)
 
     def _over(
         self, said: str, work: Callable[..., pd.DataFrame], own: Mapping[str, Any], shared: Any, *sources: ModuleType
@@ -151,11 +148,20 @@ class Rerun:
             self.step(said, len(found), len(own))
         return found, key
 
-    def _table(self, name: str, found: dict[str, pd.DataFrame], key: str) -> pd.DataFrame:
-        """What was found of each trial, and what is kept of those without weights; `key` is a digest of its sources."""
+    def _table(
+        self, name: str, found: dict[str, pd.DataFrame], key: str,
+        instead: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """What was found of each trial, and what is kept of those without weights; `key` is a digest of its sources.
+
+        Of those of which nothing is kept, what `instead` makes of their predictions.
+        """
+        earlier, key = self._kept(name, key)
+        if instead:
+            gone = self.lost[~self.lost.trial_id.isin(earlier.trial_id)]
+            found |= {str(trial): instead(rows) for trial, rows in gone.groupby("trial_id")}
         rows = [rows.assign(trial_id=trial) for trial, rows in found.items()]
         made = [pd.concat(rows, ignore_index=True).merge(self._keys(), on="trial_id")] if rows else []
-        earlier, key = self._kept(name, key)
         both = pd.concat([*made, earlier] if len(earlier) or not made else made, ignore_index=True)
         return self._write(name, both.sort_values("trial_id", kind="stable", ignore_index=True), key)
 
@@ -165,7 +171,7 @@ class Rerun:
         if not self.there:
             return earlier, theirs if len(earlier) else key
         if len(earlier) and theirs != key:
-            self.dropped |= {name: None}
+            self.dropped.append(name)
             earlier = earlier[:0]
         return earlier, key
 
