@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SPACE ?= resnet.yaml
 
-.PHONY: study test test-ray test-rest test-slow test-gpu lint clean
+.PHONY: study test test-ray test-rest test-slow test-faults test-gpu lint clean
 
 # Install, fetch the data, run the study and make its page.
 study: $(VENV)/installed
@@ -15,13 +15,16 @@ test: $(VENV)/installed-test lint
 	$(MAKE) -k -j 2 test-ray test-rest
 
 test-ray: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "ray and not slow and not gpu"
+	$(BIN)/python -m pytest -m "ray and not slow and not faults and not gpu"
 
 test-rest: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
+	$(BIN)/python -m pytest -m "not ray and not slow and not faults and not gpu"
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
+
+test-faults: $(VENV)/installed-test
+	$(BIN)/python -m pytest -s -m faults
 
 test-gpu: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m gpu

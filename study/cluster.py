@@ -1,4 +1,5 @@
-"""Ray on this machine for the length of one study: reachable from here only, behind a token, and gone afterwards."""
+"""Ray for the length of one study: on this machine, reachable from here only, behind a token, and gone afterwards; or
+a cluster that runs already, of nodes that share the results folder."""
 
 from __future__ import annotations
 
@@ -15,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from study.janitor import cleaned_up
+from study.opening import UsageError
 from study.provenance import cores, gpu_count, typed
 
 TOKEN = Path("~/.ray/auth_token")
@@ -46,10 +51,12 @@ class Cluster:
 
 
 @contextmanager
-def running(dashboard: bool = True) -> Iterator[Cluster]:
+def running(dashboard: bool = True, address: str | None = None, lock: int | None = None) -> Iterator[Cluster]:
     """Start Ray on the loopback interface, with all cores and GPUs of this machine; stop and clean up at the end.
 
-    Where the calling process runs Ray already, that is used, and left as it is.
+    With `address` that of a cluster, which is used and left running. Where the calling process runs Ray already, that
+    is used, and left as it is. `lock`: a file descriptor that stays open until all is cleaned up, even if this process
+    is killed. Raises UsageError where no cluster answers at `address`.
     """
     if ray.is_initialized():
         yield Cluster(None, None)
@@ -59,22 +66,53 @@ def running(dashboard: bool = True) -> Iterator[Cluster]:
     # Ray moves tensors between no GPUs here; without this it warns of a coming change at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     scratch = _scratch()
-    try:
-        context: Any = ray.init(
-            "local",
-            num_cpus=cores(),
-            num_gpus=gpu_count(),
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=scratch,
-        )
-        port = context.address_info.get("metrics_export_port")
-        yield Cluster(context.dashboard_url or None, f"127.0.0.1:{port}/metrics" if port else None)
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+    ours = {
+        "num_cpus": cores(),
+        "num_gpus": gpu_count(),
+        "include_dashboard": dashboard,
+        "dashboard_host": "127.0.0.1",
+        "_temp_dir": scratch,
+    }
+    with cleaned_up(scratch, lock):
+        try:
+            options: dict[str, Any] = {} if address else ours
+            try:
+                context: Any = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+            except (ConnectionError, RayError, ValueError) as error:
+                if address is None:
+                    raise
+                why = str(error).strip().splitlines()[0]
+                raise UsageError(f"--address: got {address} ({why}), must be a Ray cluster that runs") from error
+            port = context.address_info.get("metrics_export_port")
+            yield Cluster(context.dashboard_url or None, f"127.0.0.1:{port}/metrics" if port and not address else None)
+        finally:
+            ray.shutdown()
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The cluster's nodes that can train."""
+    return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+
+def check_shared(file: Path) -> None:
+    """Raise UsageError, naming the node, where one has another file there, or none, or not this project."""
+    text = file.read_text()
+    for node in nodes():
+        strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        try:
+            seen = ray.get(_text.options(scheduling_strategy=strategy).remote(str(file.absolute())))
+        except RayError as error:
+            seen, why = None, str(error).strip().splitlines()[-1]
+        else:
+            why = "another file"
+        if seen != text:
+            where = f"{file.parent} on node {node['NodeManagerAddress']}"
+            raise UsageError(f"--results: got {why} in {where}, must be a folder that all nodes of --address share")
+
+
+@ray.remote(num_cpus=0)
+def _text(path: str) -> str:
+    return Path(path).read_text()
 
 
 def _scratch() -> str:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,9 +26,10 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from study import records
+from study import cluster, records
 from study.config import to_dict
 from study.data import Splits
+from study.janitor import SCRATCH
 from study.records import EpochRecord, TrialRecord
 from study.trainable import Job, TrialTrainable
 from study.trainer import Precision
@@ -35,7 +37,7 @@ from study.trainer import Precision
 logger = logging.getLogger(__name__)
 
 METRIC = "best_val_accuracy"
-MAX_FAILURES = 2  # a trial is started at most three times
+MAX_FAILURES = 2  # a trial that gets no further is started at most three times
 
 
 class Listener(Protocol):
@@ -55,7 +57,7 @@ class Resources:
     cores: int
     gpus: float
     precision: Precision
-    slots: int  # trials at a time at most, as the plan found memory for
+    slots: int  # trials at a time at most on a machine, as the plan found memory for
 
 
 class TrialQueue(Searcher):
@@ -142,7 +144,7 @@ class Recorder(tune.Callback):
         self.stop_reason, self.keep_stopped = stop_reason, keep_stopped
         self.live: dict[str, TrialRecord] = {}  # those that have begun, and are not to begin again
         self.returned: list[TrialRecord] = []  # to be handed out again
-        self.given_back: set[str] = set()  # which that has happened to
+        self.given_back: Counter[str] = Counter()  # how often that has happened to each
         self.recorded: dict[str, set[int]] = {}  # the epochs in each trial's epochs.jsonl
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -171,7 +173,9 @@ class Recorder(tune.Callback):
             # A trial that was taken up reports its earlier epochs too: those that were recorded already stay.
             if epoch.epoch not in recorded or epoch is reported[-1]:
                 records.append_epoch(folder, replace(epoch, attempt=record.attempts))
+            if epoch.epoch not in recorded:
                 recorded.add(epoch.epoch)
+                trial.run_metadata.num_failures = 0  # it gets further: workers may die under it as often as they like
         if result["discarded"]:
             logger.warning("%s: %s; it begins again", record.label, result["discarded"])
         if record.device is None:  # the first result; what a worker does once, such as imports, is no trial's time
@@ -190,13 +194,15 @@ class Recorder(tune.Callback):
         self._end(record)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        _raise_os_error(trial)
         self.live.pop(_id(trial), None)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        _raise_os_error(trial)
         record = records.read_trial(Path(trial.config["job"]["folder"]))
         # A worker that died before its next trial began: Tune starts again only what has begun.
-        if _id(trial) not in self.live and _id(trial) not in self.given_back:
-            self.given_back.add(_id(trial))
+        if _id(trial) not in self.live and self.given_back[_id(trial)] < MAX_FAILURES:
+            self.given_back[_id(trial)] += 1
             self.returned.append(record)
             return
         error, text = _failure(trial)
@@ -253,7 +259,9 @@ def run_trials(
     keep_stopped: bool = False,
     time_budget_s: float | None = None,
 ) -> None:
-    """Run what `next_trial` hands out until it returns None or the time is up. Raises KeyboardInterrupt on Ctrl-C.
+    """Run what `next_trial` hands out until it returns None or the time is up.
+
+    Raises KeyboardInterrupt on Ctrl-C, and OSError where a trial or this process could not read or write its files.
 
     `splits`: the object that holds the `Splits`. `stop_reason`: what is recorded of a trial that the scheduler
     stops; `keep_stopped` leaves its checkpoint. Every trial's folder says afterwards how it stands.
@@ -277,7 +285,7 @@ def run_trials(
 
     Trial.__qualname__ = "Trial"  # what the dashboard shows as the class
     slots = slots_of(resources)
-    scratch = tempfile.mkdtemp(prefix="study-tune-")
+    scratch = tempfile.mkdtemp(prefix="tune-", dir=os.environ.get(SCRATCH))
     try:
         tuner = tune.Tuner(
             Trial,
@@ -300,6 +308,8 @@ def run_trials(
             ),
         )
         tuner.fit()
+    except tune.TuneError as error:
+        raise _cause(error) from error
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Tune leaves its own behind
         shutil.rmtree(scratch, ignore_errors=True)
@@ -307,16 +317,36 @@ def run_trials(
         raise KeyboardInterrupt
 
 
+def _cause(error: BaseException) -> BaseException:
+    """The OSError that Tune wrapped into its own, or the error itself."""
+    behind = error.__cause__ or error.__context__
+    while behind and not isinstance(behind, OSError):
+        behind = behind.__cause__ or behind.__context__
+    return behind or error
+
+
 def slots_of(resources: Resources) -> int:
-    """How many trials Ray is to run at a time. Raises ValueError where not one fits."""
-    total = ray.cluster_resources()
-    slots = int(total.get("CPU", 0) // resources.cores)
-    if resources.gpus:
-        slots = min(slots, int(total.get("GPU", 0) / resources.gpus + 1e-9))
-    if slots < 1:
+    """How many trials Ray is to run at a time. Raises ValueError where not one fits into any of its nodes."""
+    slots, had = 0, []
+    for node in cluster.nodes():
+        cores, gpus = (node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU"))
+        fit = int(cores // resources.cores)
+        if resources.gpus:
+            fit = min(fit, int(gpus / resources.gpus + 1e-9))
+        slots += min(fit, resources.slots)
+        had.append(f"{cores:g} and {gpus:g}")
+    if not slots:
         got = f"{resources.cores} cores and {resources.gpus:g} GPUs for a trial"
-        raise ValueError(f"resources: got {got}, must fit into {total.get('CPU', 0):g} and {total.get('GPU', 0):g}")
-    return min(slots, resources.slots)
+        raise ValueError(f"resources: got {got}, must fit into {' or '.join(sorted(set(had))) or 'a node'}")
+    return slots
+
+
+def _raise_os_error(trial: TuneTrial) -> None:
+    """A full or lost disk is no fault of the trial that met it: the study stops, and the trial is not used up."""
+    if found := re.match(r"\w+: \[Errno (\d+)\] ([^:\n]+?)(?:: '(.+?)')?( \(|$)", _failure(trial)[0]):
+        error = OSError(int(found[1]), found[2], found[3])
+        if not isinstance(error, ConnectionError | TimeoutError):
+            raise error
 
 
 def _failure(trial: TuneTrial) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -17,12 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from study import provenance, records, space_file
 from study.records import RecordError
 from study.space import Budget, Fidelity, Space
 
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
-ANY_RUN = ("results", "data_dir", "dry_run")  # options that no study keeps to
+ANY_RUN = ("results", "data_dir", "address", "dry_run")  # options that no study keeps to
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -66,27 +69,37 @@ def open_study(arguments: argparse.Namespace) -> Study:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder while this one lasts; the lock goes with the process. Raises UsageError.
+def locked(folder: Path) -> Iterator[int]:
+    """Keep a second run out of the folder while this one lasts; gives the lock's file descriptor. Raises UsageError.
 
-    A folder made for a study that was never begun is removed.
+    The lock ends with the last process that has the file open: where a run was killed, when it has been cleaned up. A
+    folder made for a study that was never begun is removed.
     """
     ours = not folder.exists() or (folder / ".lock").exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("a+")
     except OSError as error:
         raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be a folder to write to") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{folder.name}: another run is working on it; wait for it, or choose a --name") from None
+            file.seek(0)
+            host, _, process = file.read().partition(" ")
+            if host != platform.node() or not process.isdecimal() or psutil.pid_exists(int(process)):
+                message = f"{folder.name}: another run is working on it; wait for it, or choose a --name"
+                raise UsageError(message) from None
+            fcntl.flock(file, fcntl.LOCK_EX)  # it was killed; what it left is being cleaned up
+        file.seek(0)
+        file.truncate()
+        file.write(f"{platform.node()} {os.getpid()}")
+        file.flush()
         try:
-            yield
+            yield file.fileno()
         finally:
             if ours and not (folder / "study.json").exists():
-                (folder / ".lock").unlink()
+                (folder / ".lock").unlink(missing_ok=True)
                 with suppress(OSError):  # there is something in it
                     folder.rmdir()
 

@@ -1,12 +1,14 @@
 """The command: `python -m study.run --space resnet.yaml` searches, confirms and records one study.
 
 Exit status: 0 done; 1 finished, but some trial failed for good; 2 bad input, said in one message; 70 a fault of this
-program; 130 interrupted. After the last two the command that goes on is printed.
+program; 74 a file that could not be read or written, as on a full disk; 130 interrupted. After the last three the
+command that goes on is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import shlex
 import signal
@@ -27,7 +29,7 @@ from study.space_file import SpaceError
 if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered before
     from study.plan import Plan, Rest
 
-FAULT = 70  # EX_SOFTWARE of sysexits.h
+FAULT, DISK = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
@@ -47,17 +49,21 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.dry_run:
             _show_plan(console, study, *_plan(study)[1:])
             return 0
-        with locked(study.folder):
-            return _run(study, loaded, console, ["python", "-m", "study.run", *typed])
+        with locked(study.folder) as lock:
+            return _run(study, loaded, console, ["python", "-m", "study.run", *typed], arguments.address, lock)
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt):
         console.print(Text(f"Interrupted. {_way_on(arguments, study, typed)}"), soft_wrap=True)
         return 130
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
         way_on = _way_on(arguments, study, typed)
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+            gone = error.errno == errno.ENOENT and study is not None and not study.folder.exists()
+            print(f"{error}. {'The folder of the study is gone.' if gone else way_on}", file=sys.stderr)
+            return DISK
+        traceback.print_exc()
         print(f"This is a fault of the program, not of what you typed. {way_on}", file=sys.stderr)
         return FAULT
 
@@ -69,6 +75,7 @@ def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]
     options = ["--resume", study.folder.name]
     options += ["--results", str(arguments.results)] if arguments.results != Path("results") else []
     options += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
+    options += ["--address", arguments.address] if arguments.address else []
     noted = records.read_json(study.folder / "study.json")
     if arguments.extend and study.earlier and noted.get("resumed") == study.earlier.get("resumed"):
         options = typed  # the extension is not written down yet
@@ -98,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus-per-trial", type=_share, metavar="X", help="default: what the measured memory allows")
     parser.add_argument("--seed", type=_whole, help="of the search, and the base of confirm's (default: 0)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="a folder that holds Fashion-MNIST's IDX files")
+    of_address = "of a Ray cluster to run on, whose nodes share the results folder (default: this machine alone)"
+    parser.add_argument("--address", metavar="HOST:PORT", help=of_address)
     parser.add_argument("--dry-run", action="store_true", help="check everything, measure, print the plan, and stop")
     return parser
 
@@ -120,6 +129,20 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     plan = estimate(plan, space, settings.rule, budget_left, left)
     check_disk(study.folder, plan.disk_bytes)
     return whole, plan, left
+
+
+def _recovered(folder: Path) -> str:
+    """What a study that goes on has already."""
+    known = [record for stage in records.STAGES for record in records.read_trials(folder, stage)]
+    ended = sum(record.status in ENDED for record in known)
+    lines = [f"Recovered: {ended} trials have ended, and do not run again"]
+    for record in known:
+        if record.status not in ENDED and record.attempts:
+            at = records.trial_folder(folder, record)
+            epochs, kept = len(records.read_epochs(at)), (at / "checkpoint.pt").exists()
+            how = f"was cut off after epoch {epochs}, goes on from its checkpoint" if kept else "begins again"
+            lines.append(f"  {record.label}: {how}")
+    return "\n".join(lines)
 
 
 def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
@@ -157,7 +180,9 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: list[str]) -> int:
+def _run(
+    study: Study, loaded: data.FashionMNIST, console: Console, command: list[str], address: str | None, lock: int
+) -> int:
     import ray
 
     from study import cluster, confirm, execution, progress
@@ -168,6 +193,8 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
     folder, chosen, settings = study.folder, study.space, study.settings
     whole, plan, left_to_run = _plan(study)
     _show_plan(console, study, plan, left_to_run)
+    if study.earlier:
+        console.print(Text(_recovered(folder)), soft_wrap=True)
     parts = chosen.split
     try:
         splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
@@ -177,7 +204,9 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
         records.write_whole(folder / "space.yaml", chosen.text.encode())
     book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
     execution.quiet()
-    with cluster.running() as ray_cluster:
+    with cluster.running(address=address, lock=lock) as ray_cluster:
+        if address:
+            cluster.check_shared(folder / ".lock")
         for line in ray_cluster.how_to_watch(folder):
             console.print(Text(line), soft_wrap=True)
         shared = ray.put(splits)

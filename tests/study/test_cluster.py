@@ -53,12 +53,15 @@ def test_only_programs_that_are_there_are_named(
     ],
 )
 def test_trials_at_a_time(resources: Resources, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 1.0})
-    assert slots_of(resources) == slots
+    node = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}
+    gone, head = {**node, "Alive": False}, {"Alive": True, "Resources": {"memory": 1.0}}
+    for times in (1, 2):
+        monkeypatch.setattr("ray.nodes", lambda: [gone, head, *[node] * times])  # noqa: B023
+        assert slots_of(resources) == slots * times
 
 
 def test_a_trial_that_fits_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}] * 2)
     for resources in (Resources(4, 0.0, "fp32", 1), Resources(1, 0.5, "fp32", 1)):
         got = f"got {resources.cores} cores and {resources.gpus:g} GPUs for a trial, must fit into 2 and 0"
         with pytest.raises(ValueError, match=got):

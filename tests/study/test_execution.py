@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import signal
 import time
@@ -25,7 +26,7 @@ from ray.tune.tune import _setup_signal_catching
 from study import execution, records
 from study.config import to_dict
 from study.data import Splits
-from study.execution import Recorder, Resources, TrialQueue, best_so_far, run_trials
+from study.execution import MAX_FAILURES, Recorder, Resources, TrialQueue, best_so_far, run_trials
 from study.records import EpochRecord, TrialRecord
 from study.trainable import Job, TrialTrainable
 
@@ -271,20 +272,21 @@ def task_error(cause: Exception) -> RayTaskError:
 
 
 @pytest.mark.parametrize("attempts", [0, 1], ids=["new", "failed once"])
-def test_a_trial_whose_worker_died_before_it_began_comes_once_more(
+def test_a_trial_whose_worker_died_before_it_began_comes_again(
     attempts: int, running: Running, failing: Failing
 ) -> None:
     for _ in range(attempts):
         failing.start()
         failing.fail(task_error(KeyError("weights")), recovers=True)
-    failing.fail_idle()
-    [record] = failing.recorder.returned
-    assert record == records.read_trial(running.folder)
-    assert (record.status, record.attempts) == ("running" if attempts else "pending", attempts)
-    assert running.heard.ends == []
+    for _ in range(MAX_FAILURES):
+        failing.fail_idle()
+        record = failing.recorder.returned.pop()
+        assert record == records.read_trial(running.folder)
+        assert (record.status, record.attempts) == ("running" if attempts else "pending", attempts)
+        assert running.heard.ends == []
     failing.fail_idle()  # as one does for which no worker can be started at all
     [(record, _)] = running.heard.ends
-    assert (record.status, len(failing.recorder.returned)) == ("failed", 1)
+    assert (record.status, failing.recorder.returned) == ("failed", [])
 
 
 def test_the_queue_waits_for_what_may_come_again(running: Running) -> None:
@@ -300,6 +302,29 @@ def test_the_queue_waits_for_what_may_come_again(running: Running) -> None:
     assert queue.suggest("d") == Searcher.FINISHED
 
 
+def test_a_trial_that_gets_further_may_lose_workers_as_often_as_it_likes(running: Running, failing: Failing) -> None:
+    failing.trial.max_failures = MAX_FAILURES  # as Tune is told for a study
+    for epoch in (1, 2, 3):
+        for _ in range(MAX_FAILURES):
+            failing.start()
+            failing.fail(RayActorError(), recovers=True)
+            assert failing.trial.should_recover()
+        running.attempt(1, checkpoint_at=epoch)
+    for _ in range(MAX_FAILURES + 1):
+        assert failing.trial.should_recover()
+        failing.fail(RayActorError(), recovers=True)
+    assert not failing.trial.should_recover()
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+def test_a_disk_that_fails_ends_the_study_and_not_the_trial(recovers: bool, running: Running, failing: Failing) -> None:
+    failing.start()
+    with pytest.raises(OSError, match=r"No space left on device: 'checkpoint\.pt'$"):
+        failing.fail(task_error(OSError(errno.ENOSPC, "No space left on device", "checkpoint.pt")), recovers)
+    assert records.read_trial(running.folder).status == "running"
+    assert running.heard.ends == []
+
+
 @pytest.mark.parametrize(
     ("cause", "what"),
     [
@@ -312,7 +337,7 @@ def test_the_queue_waits_for_what_may_come_again(running: Running) -> None:
 def test_a_failure_says_what_and_where(cause: Exception, what: str, running: Running, failing: Failing) -> None:
     for recovers in (True, False):
         failing.start()
-        failing.fail(task_error(cause if not recovers else OSError("the first time")), recovers)
+        failing.fail(task_error(cause if not recovers else KeyError("the first time")), recovers)
     [(record, _)] = running.heard.ends
     assert (record.status, record.stop_reason, record.attempts) == ("failed", "error", 2)
     line = task_error.__code__.co_firstlineno + 2
@@ -354,7 +379,7 @@ def test_an_interruption_is_not_forgotten(when: str, tmp_path: Path, monkeypatch
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGUSR1)
     monkeypatch.setattr(execution.tune, "Tuner", Tuner)
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 1.0}}])
     splits: Any = None
     with pytest.raises(KeyboardInterrupt):
         run_trials(tmp_path, lambda: None, splits, Resources(1, 0.0, "fp32", 1), [])

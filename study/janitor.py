@@ -1,0 +1,63 @@
+"""What a run leaves is cleaned up even if its driver is killed: by this process, which outlives it.
+
+`python janitor.py FOLDER` waits until its standard input closes, as it does at the driver's end, whatever the end. Then
+it kills the processes that were started with FOLDER in their environment, and removes FOLDER.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+SCRATCH = "STUDY_SCRATCH"  # the environment variable by which a run's processes, Ray's too, are known
+PATIENCE_S = 60
+
+
+@contextmanager
+def cleaned_up(folder: str, lock: int | None = None) -> Iterator[None]:
+    """Mark what is started meanwhile; at the end, or when this process dies, it is killed and `folder` removed.
+
+    `lock`: a file descriptor that stays open until that is done.
+    """
+    command = [sys.executable, "-P", __file__, folder]
+    keeps = () if lock is None else (lock,)
+    # In a session of its own: Ctrl-C in a terminal does not reach it.
+    janitor = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=keeps, start_new_session=True)
+    os.environ[SCRATCH] = folder
+    try:
+        yield
+    finally:
+        del os.environ[SCRATCH]
+        janitor.communicate()  # closes its input, and waits
+
+
+def clean_up(folder: str) -> None:
+    """Kill every process that carries the mark, and remove the folder."""
+    while left := [process for process in psutil.process_iter() if _mark(process) == folder]:
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mark(process: psutil.Process) -> str | None:
+    try:
+        mark: str | None = process.environ().get(SCRATCH)
+    except (psutil.Error, OSError):  # gone, a zombie, or another user's
+        return None
+    return mark
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.read()
+    signal.alarm(PATIENCE_S)  # ends this process if one of those cannot be killed
+    clean_up(sys.argv[1])

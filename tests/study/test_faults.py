@@ -1,0 +1,263 @@
+"""A real study, disturbed at random moments until it has had enough: nothing is lost, and nothing is left behind.
+
+`make test-faults` runs all of it, some half an hour on two cores, and prints what each kind of fault has cost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from study import records
+from study.records import EpochRecord, TrialRecord
+
+SPACE = """
+model: {fashion_cnn: {dropout: {uniform: [0.0, 0.5]}}}
+optimizer: {choice: [{sgd: {lr: {log: [0.01, 0.1]}}}, {adam: {lr: {log: [1.0e-4, 1.0e-2]}}}]}
+schedule: {choice: [none, cosine]}
+augmentation: {strength: {uniform: [0, 1]}, rotation: 10, flip: 0.5}
+epochs: 5
+arms:
+  baseline: {model: fashion_cnn, optimizer: {adam: {lr: 1.0e-3}}, schedule: none, augmentation: {strength: 0}}
+  augmented:
+    model: fashion_cnn
+    optimizer: {adam: {lr: 1.0e-3}}
+    schedule: none
+    augmentation: {strength: 1, rotation: 10, flip: 0.5}
+split: {train: 5000, validation: 1000}
+budget: {trials: 6, candidates: 1, seeds: 3}
+"""
+pytestmark = pytest.mark.faults
+
+TRIALS, RUNS = 6, 9  # of the search and of confirm
+LONGEST_S = 40.0  # that a run is left alone
+Key = tuple[str, str | None, str, int]
+Fault = Callable[[subprocess.Popen[bytes]], bool]  # whether it could be done
+
+
+class Study:
+    """One study, run by the real command in processes of its own, with a temporary folder of its own."""
+
+    def __init__(self, results: Path) -> None:
+        self.results, self.folder = results, results / "space"
+        self.log, self.space = results.parent / "log", results.parent / "space.yaml"
+        self.space.write_text(SPACE)
+        self.temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # short, for Ray's sockets
+        self.statuses: list[int] = []
+
+    def run(self, disturb: Callable[[subprocess.Popen[bytes]], None], *options: str) -> int:
+        """Begin or resume it; returns the exit status, when all that it started has ended too."""
+        begun = (self.folder / "study.json").exists()
+        new = ["--space", str(self.space), "--name", "space", "--cpus-per-trial", "1", "--fidelity", "full"]
+        what = ["--resume", "space"] if begun else new
+        command = [sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(self.temporary)}, process_group=0
+            )
+            disturb(process)
+            self.statuses.append(process.wait())
+        if self.folder.exists():
+            with (self.folder / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # what was killed has been cleaned up
+        assert not list(self.temporary.iterdir())
+        assert not [process for process in psutil.process_iter() if self._is_ours(process)]
+        return self.statuses[-1]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.pid != os.getpid() and process.environ().get("TMPDIR") == str(self.temporary)
+        except (psutil.Error, OSError):
+            return False
+
+    def trials(self) -> dict[Key, tuple[TrialRecord, list[EpochRecord]]]:
+        """What is recorded of every trial, by stage, arm, configuration and seed."""
+        known = [record for stage in records.STAGES for record in records.read_trials(self.folder, stage)]
+        found = {
+            (r.stage, r.arm, r.config_id, r.seed): (r, records.read_epochs(records.trial_folder(self.folder, r)))
+            for r in known
+        }
+        assert len(found) == len(known)
+        return found
+
+    def epochs_again(self) -> int:
+        """How many epochs were trained more than once, after they had been recorded."""
+        lines = [list(records._lines(path)) for path in self.folder.glob("*/*/epochs.jsonl")]
+        return sum(len(of) - len({epoch.epoch for epoch in of}) for of in lines)
+
+
+def quietly(process: subprocess.Popen[bytes]) -> None:
+    """Leave it alone."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    study = Study(tmp_path_factory.mktemp("undisturbed") / "results")
+    assert study.run(quietly) == 0
+    return study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Study]:
+    made = Study(tmp_path / "results")
+    yield made
+    shutil.rmtree(made.temporary)
+
+
+def losses(epochs: list[EpochRecord]) -> list[tuple[float, float]]:
+    return [(epoch.train_loss, epoch.val_loss) for epoch in epochs]
+
+
+def check(study: Study, undisturbed: Study) -> str:
+    """That all was trained once, and came out as in a study left alone; returns what can be said of that."""
+    found, expected = study.trials(), undisturbed.trials()
+    ids = [record.trial_id for record, _ in found.values()]
+    assert sorted(ids) == [f"c{n:04d}" for n in range(1, RUNS + 1)] + [f"s{n:04d}" for n in range(1, TRIALS + 1)]
+    assert {record.status for record, _ in found.values()} <= {"completed", "stopped"}
+    both = found.keys() & expected.keys()
+    assert len(both) >= 2 + 2 * 3  # the arms, in both stages
+    compared = 0
+    for key in both:
+        (record, epochs), (alone, course) = found[key], expected[key]
+        common = min(len(epochs), len(course))  # ASHA may stop a trial at another rung
+        assert losses(epochs)[:common] == losses(course)[:common]
+        if (record.status, alone.status) == ("completed", "completed"):
+            assert (record.test_accuracy, record.test_loss) == (alone.test_accuracy, alone.test_loss)
+            assert record.train_loss_clean == alone.train_loss_clean
+        compared += common
+    return f"{len(both)} trials and {compared} epochs equal to the last bit"
+
+
+class RandomMoments:
+    """Disturbs a run after random times, seconds up to `longest`, until a fault has been done `times` times."""
+
+    def __init__(self, fault: Fault, times: int, longest: float) -> None:
+        self.fault, self.left, self.longest = fault, times, longest
+        self.draws = random.Random(times)
+
+    def __call__(self, process: subprocess.Popen[bytes]) -> None:
+        while self.left:
+            try:
+                process.wait(timeout=self.draws.uniform(0, self.longest))
+            except subprocess.TimeoutExpired:
+                self.left -= self.fault(process)
+            else:
+                return
+
+
+def kill(driver: subprocess.Popen[bytes]) -> bool:
+    driver.kill()
+    driver.wait()
+    return True
+
+
+def interrupt(driver: subprocess.Popen[bytes]) -> bool:
+    driver.send_signal(signal.SIGINT)
+    return True
+
+
+def terminate(driver: subprocess.Popen[bytes]) -> bool:
+    driver.send_signal(signal.SIGTERM)
+    return True
+
+
+def kill_a_worker(driver: subprocess.Popen[bytes]) -> bool:
+    for child in psutil.Process(driver.pid).children(recursive=True):
+        with suppress(psutil.Error, IndexError):
+            if child.cmdline()[0].startswith("ray::fashion_cnn"):
+                child.kill()
+                return True
+    return False
+
+
+def disturbed(study: Study, undisturbed: Study, moments: RandomMoments, statuses: set[int], *options: str) -> str:
+    """Run studies until the fault has been done often enough, each to its end; returns what that has cost."""
+    studies, again = 0, 0
+    while moments.left:
+        studies += 1
+        study.results = study.results.with_name(f"results{studies}")
+        study.folder = study.results / "space"
+        while (status := study.run(moments, *options)) != 0:
+            assert status in statuses, study.log.read_text()[-3000:]
+            if (study.folder / "search").exists():
+                study.trials()  # can be read
+        said = check(study, undisturbed)
+        again += study.epochs_again()
+    runs = len(study.statuses)
+    return f"{studies} studies in {runs} runs, {again} epochs trained again that had been recorded; {said}"
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "times", "longest", "statuses"),
+    [
+        ("driver killed", kill, 20, LONGEST_S, {-signal.SIGKILL}),
+        ("Ctrl-C", interrupt, 10, LONGEST_S, {130, -signal.SIGINT}),
+        ("driver terminated", terminate, 5, LONGEST_S, {130, -signal.SIGTERM}),
+        ("worker killed", kill_a_worker, 20, 8.0, set()),
+    ],
+)
+def test_a_disturbed_study_ends_as_one_left_alone(
+    name: str, fault: Fault, times: int, longest: float, statuses: set[int], study: Study, undisturbed: Study
+) -> None:
+    said = disturbed(study, undisturbed, RandomMoments(fault, times, longest), statuses)
+    print(f"\n{name} {times} times: {said}")
+
+
+def test_nodes_of_a_cluster_are_lost(study: Study, undisturbed: Study) -> None:
+    """Three nodes of one core each, of which the youngest goes, and another comes."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+
+        def lose(_: subprocess.Popen[bytes]) -> bool:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=1))
+            return True
+
+        moments = RandomMoments(lose, 5, LONGEST_S)
+        said = disturbed(study, undisturbed, moments, set(), "--address", cluster.address)
+    finally:
+        cluster.shutdown()
+    print(f"\nnode lost 5 times: {said}")
+
+
+def test_the_disk_fills(study: Study, undisturbed: Study, tmp_path: Path) -> None:
+    """Whoever writes next meets it; room is made when the run has ended."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "none", str(disk)], check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    filler, study.results = disk / "filler", disk / "results"
+    messages: set[str] = set()
+
+    def fill(driver: subprocess.Popen[bytes]) -> bool:
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            for size in (2**20, 1):
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+        if driver.wait():
+            messages.add(study.log.read_text().splitlines()[-1])
+        filler.unlink()
+        return True
+
+    try:
+        said = disturbed(study, undisturbed, RandomMoments(fill, 10, LONGEST_S), {74})
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert "Traceback" not in study.log.read_text()
+    assert all("No space left on device" in message for message in messages)
+    print(f"\ndisk full 10 times: {said}", *messages, sep="\n")

@@ -1,0 +1,59 @@
+"""What a run started is gone after it, whatever its end, and its lock is free only then."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Starts a process that ignores every polite signal, in a session of its own, and waits to be ended.
+DRIVER = """
+import fcntl, subprocess, sys, time
+from study.janitor import cleaned_up
+folder, lock = sys.argv[1], open(sys.argv[2], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+with cleaned_up(folder, lock.fileno()):
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
+    child.stdout.readline()
+    print(child.pid, flush=True)
+    time.sleep(600 if sys.argv[3] == "waits" else 0)
+"""
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
+def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> None:
+    folder, lock = tmp_path / "scratch", tmp_path / "lock"
+    (folder / "session").mkdir(parents=True)
+    lock.touch()
+    command = [sys.executable, "-c", DRIVER, str(folder), str(lock), "ends" if end is None else "waits"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, process_group=0) as driver:
+        assert driver.stdout is not None
+        child = psutil.Process(int(driver.stdout.readline()))
+        if end is not None:
+            os.killpg(driver.pid, end)
+        driver.wait()
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert not folder.exists()
+            assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_other_processes_are_left_alone(tmp_path: Path) -> None:
+    """Those of another run, whose folder has another name, among them."""
+    environment = os.environ | {"STUDY_SCRATCH": str(tmp_path / "another")}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as other:
+        folder = tmp_path / "scratch"
+        folder.mkdir()
+        subprocess.run([sys.executable, "study/janitor.py", str(folder)], stdin=subprocess.DEVNULL, check=True)
+        assert not folder.exists()
+        assert other.poll() is None
+        other.communicate(b"\n")
+        assert other.returncode == 0
