@@ -1,7 +1,7 @@
 """What a run leaves is cleaned up even if its driver is killed: by this process, which outlives it.
 
 `python janitor.py FOLDER` waits until its standard input closes, as it does at the driver's end, whatever the end. Then
-it kills the processes that were started with FOLDER in their environment, and removes FOLDER.
+it kills the processes that were started with FOLDER in their environment or write a log there, and removes FOLDER.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import psutil
 
-SCRATCH = "STUDY_SCRATCH"  # the environment variable by which a run's processes, Ray's too, are known
+SCRATCH = "STUDY_SCRATCH"  # the environment variable by which a run's processes are known
 PATIENCE_S = 60
 
 
@@ -38,26 +38,29 @@ def cleaned_up(folder: str, lock: int | None = None) -> Iterator[None]:
         janitor.communicate()  # closes its input, and waits
 
 
-def clean_up(folder: str) -> None:
-    """Kill every process that carries the mark, and remove the folder."""
-    while left := [process for process in psutil.process_iter() if _mark(process) == folder]:
+def clean_up(folder: str, driver: int) -> None:
+    """Kill every process but the driver that belongs to the folder, and remove it."""
+    while left := [one for one in psutil.process_iter() if one.pid != driver and _belongs(one, folder)]:
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=1)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _mark(process: psutil.Process) -> str | None:
+def _belongs(process: psutil.Process, folder: str) -> bool:
     try:
-        mark: str | None = process.environ().get(SCRATCH)
+        # Some of Ray's processes write their title over their environment, but all write logs.
+        return process.environ().get(SCRATCH) == folder or any(
+            file.path.startswith(f"{folder}{os.sep}") for file in process.open_files()
+        )
     except (psutil.Error, OSError):  # gone, a zombie, or another user's
-        return None
-    return mark
+        return False
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    driver = os.getppid()
     sys.stdin.read()
     signal.alarm(PATIENCE_S)  # ends this process if one of those cannot be killed
-    clean_up(sys.argv[1])
+    clean_up(sys.argv[1], driver)

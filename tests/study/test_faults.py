@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,9 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
+from real_study import Study, left_alone
 
-from study import records
-from study.records import EpochRecord, TrialRecord
+from study.records import EpochRecord
 
 SPACE = """
 model: {fashion_cnn: {dropout: {uniform: [0.0, 0.5]}}}
@@ -44,75 +40,19 @@ pytestmark = pytest.mark.faults
 
 TRIALS, RUNS = 6, 9  # of the search and of confirm
 LONGEST_S = 40.0  # that a run is left alone
-Key = tuple[str, str | None, str, int]
 Fault = Callable[[subprocess.Popen[bytes]], bool]  # whether it could be done
-
-
-class Study:
-    """One study, run by the real command in processes of its own, with a temporary folder of its own."""
-
-    def __init__(self, results: Path) -> None:
-        self.results, self.folder = results, results / "space"
-        self.log, self.space = results.parent / "log", results.parent / "space.yaml"
-        self.space.write_text(SPACE)
-        self.temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # short, for Ray's sockets
-        self.statuses: list[int] = []
-
-    def run(self, disturb: Callable[[subprocess.Popen[bytes]], None], *options: str) -> int:
-        """Begin or resume it; returns the exit status, when all that it started has ended too."""
-        begun = (self.folder / "study.json").exists()
-        new = ["--space", str(self.space), "--name", "space", "--cpus-per-trial", "1", "--fidelity", "full"]
-        what = ["--resume", "space"] if begun else new
-        command = [sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(self.temporary)}, process_group=0
-            )
-            disturb(process)
-            self.statuses.append(process.wait())
-        if self.folder.exists():
-            with (self.folder / ".lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # what was killed has been cleaned up
-        assert not list(self.temporary.iterdir())
-        assert not [process for process in psutil.process_iter() if self._is_ours(process)]
-        return self.statuses[-1]
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            return process.pid != os.getpid() and process.environ().get("TMPDIR") == str(self.temporary)
-        except (psutil.Error, OSError):
-            return False
-
-    def trials(self) -> dict[Key, tuple[TrialRecord, list[EpochRecord]]]:
-        """What is recorded of every trial, by stage, arm, configuration and seed."""
-        known = [record for stage in records.STAGES for record in records.read_trials(self.folder, stage)]
-        found = {
-            (r.stage, r.arm, r.config_id, r.seed): (r, records.read_epochs(records.trial_folder(self.folder, r)))
-            for r in known
-        }
-        assert len(found) == len(known)
-        return found
-
-    def epochs_again(self) -> int:
-        """How many epochs were trained more than once, after they had been recorded."""
-        lines = [list(records._lines(path)) for path in self.folder.glob("*/*/epochs.jsonl")]
-        return sum(len(of) - len({epoch.epoch for epoch in of}) for of in lines)
-
-
-def quietly(process: subprocess.Popen[bytes]) -> None:
-    """Leave it alone."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    study = Study(tmp_path_factory.mktemp("undisturbed") / "results")
-    assert study.run(quietly) == 0
+    study = Study(tmp_path_factory.mktemp("undisturbed") / "results", SPACE)
+    assert study.run(left_alone) == 0
     return study
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Iterator[Study]:
-    made = Study(tmp_path / "results")
+    made = Study(tmp_path / "results", SPACE)
     yield made
     shutil.rmtree(made.temporary)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-# Starts a process that ignores every polite signal, in a session of its own, and waits to be ended.
+# Starts a process that ignores polite signals, in a session of its own, and one that is known by its log alone; then it
+# waits to be ended.
 DRIVER = """
 import fcntl, subprocess, sys, time
 from study.janitor import cleaned_up
@@ -22,7 +23,11 @@ with cleaned_up(folder, lock.fileno()):
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
     child.stdout.readline()
-    print(child.pid, flush=True)
+    unmarked = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"],
+        stdout=open(folder + "/session/log", "w"), start_new_session=True, env={},
+    )
+    print(child.pid, unmarked.pid, flush=True)
     time.sleep(600 if sys.argv[3] == "waits" else 0)
 """
 
@@ -36,14 +41,15 @@ def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> N
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, process_group=0) as driver:
         assert driver.stdout is not None
-        child = psutil.Process(int(driver.stdout.readline()))
+        children = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
         if end is not None:
             os.killpg(driver.pid, end)
         driver.wait()
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             assert not folder.exists()
-            assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+            for child in children:
+                assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_other_processes_are_left_alone(tmp_path: Path) -> None:

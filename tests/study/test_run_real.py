@@ -1,0 +1,90 @@
+"""The command in a process of its own: who can reach it while it runs, and what is left after the hardest end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from pathlib import Path
+
+import psutil
+import pytest
+from real_study import Study, left_alone
+
+from study import cluster, records
+
+pytestmark = pytest.mark.ray
+SPACE = Path("search_spaces/smoke.yaml").read_text()
+# A stranger on this machine, who has another token.
+STRANGER = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('in')"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Study]:
+    made = Study(tmp_path / "results", SPACE)
+    yield made
+    shutil.rmtree(made.temporary)
+
+
+def answer(port: int, path: str) -> int | None:
+    """Status of the HTTP server at a port of this machine; None if there is none."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, HTTPException):
+        return None
+
+
+def test_a_run_is_reached_from_this_machine_only_and_leaves_nothing_when_it_is_killed(study: Study) -> None:
+    def look_and_kill(driver: subprocess.Popen[bytes]) -> None:
+        follower = subprocess.Popen(["tail", "-F", "-n", "+1", study.log], stdout=subprocess.PIPE, text=True)
+        assert follower.stdout is not None
+        lines = iter(follower.stdout.readline, "")
+        next(line for line in lines if " epoch 1/" in line)
+        follower.kill()
+        follower.communicate()
+        doors(study)
+        driver.send_signal(signal.SIGKILL)
+
+    assert study.run(look_and_kill) == -signal.SIGKILL
+    before = study.trials()
+    assert study.run(left_alone) == 0
+    after = study.trials()
+    assert {record.trial_id for record, _ in before.values()} <= {record.trial_id for record, _ in after.values()}
+    said = study.log.read_text()
+    assert "Recovered: " in said
+    assert "was cut off after epoch" in said or "begins again" in said
+    everything = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
+    assert all(record.status in records.ENDED for record in everything)
+
+
+def doors(study: Study) -> None:
+    """Every socket is on the loopback interface, and asks for the token unless it tells numbers only."""
+    listening: dict[str, set[int]] = {}
+    for process in study.processes():
+        for at in process.net_connections():
+            if at.status == psutil.CONN_LISTEN:
+                assert at.laddr.ip in ("127.0.0.1", "::ffff:127.0.0.1"), process.name()
+                listening.setdefault(process.name(), set()).add(at.laddr.port)
+    ports = set.union(*listening.values())
+    web = {port for port in ports if answer(port, "/api/jobs/") is not None}
+    [gcs] = listening["gcs_server"]
+    assert web
+    assert gcs not in web
+    for port in web:
+        if answer(port, "/metrics") != 200:  # Prometheus's numbers
+            assert {answer(port, path) for path in ("/api/jobs/", "/logs", "/nodes")} == {401}
+    stranger = os.environ | {"RAY_AUTH_TOKEN": "0" * 64, "TMPDIR": str(study.temporary)}
+    command = [sys.executable, "-c", STRANGER, f"127.0.0.1:{gcs}"]
+    tried = subprocess.run(command, env=stranger, capture_output=True, text=True)
+    assert "in" not in tried.stdout
+    assert "authentication" in tried.stderr.lower(), tried.stderr
+    assert cluster.TOKEN.expanduser().stat().st_mode & 0o777 == 0o600
