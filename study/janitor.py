@@ -51,7 +51,7 @@ def _belongs(process: psutil.Process, folder: str) -> bool:
     try:
         # Some of Ray's processes write their title over their environment, but all write logs.
         return process.environ().get(SCRATCH) == folder or any(
-            file.path.startswith(f"{folder}{os.sep}") for file in process.open_files()
+            file.mode != "r" and file.path.startswith(f"{folder}{os.sep}") for file in process.open_files()
         )
     except (psutil.Error, OSError):  # gone, a zombie, or another user's
         return False

@@ -53,11 +53,16 @@ def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> N
 
 
 def test_other_processes_are_left_alone(tmp_path: Path) -> None:
-    """Those of another run, whose folder has another name, among them."""
+    """Those of another run, whose folder has another name, and who reads a log, among them."""
     environment = os.environ | {"STUDY_SCRATCH": str(tmp_path / "another")}
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment) as other:
-        folder = tmp_path / "scratch"
-        folder.mkdir()
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    (folder / "log").touch()
+    read = f"file = open({str(folder / 'log')!r}); print(flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", read], stdin=pipe, stdout=pipe, env=environment) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
         subprocess.run([sys.executable, "study/janitor.py", str(folder)], stdin=subprocess.DEVNULL, check=True)
         assert not folder.exists()
         assert other.poll() is None
