@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,9 +16,9 @@ from pathlib import Path
 import psutil
 
 from study import records
-from study.records import EpochRecord, TrialRecord
+from study.records import EpochRecord, Stage, TrialRecord
 
-Key = tuple[str, str | None, str, int]
+Key = tuple[Stage, str | None, str, int]
 
 
 class Study:
@@ -28,22 +30,27 @@ class Study:
         self.space.write_text(space)
         self.temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # short, for Ray's sockets
         self.statuses: list[int] = []
+        self.said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def run(self, disturb: Callable[[subprocess.Popen[bytes]], None], *options: str) -> int:
+    def run(self, disturb: Callable[[subprocess.Popen[str]], None], *options: str) -> int:
         """Begin or resume it; returns the exit status, when all that it started has ended too."""
         begun = (self.folder / "study.json").exists()
         new = ["--space", str(self.space), "--name", "space", "--cpus-per-trial", "1", "--fidelity", "full"]
         what = ["--resume", "space"] if begun else new
         command = [sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(self.temporary)}, process_group=0
-            )
-            try:
-                disturb(process)
-                self.statuses.append(process.wait())
-            finally:
-                process.kill()
+        environment = os.environ | {"TMPDIR": str(self.temporary)}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, process_group=0
+        )
+        self.said = queue.SimpleQueue()
+        listener = threading.Thread(target=self._listen, args=(process,))
+        listener.start()
+        try:
+            disturb(process)
+            self.statuses.append(process.wait())
+        finally:
+            process.kill()
+            listener.join()
         if self.folder.exists():
             with (self.folder / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # what was killed has been cleaned up
@@ -55,8 +62,12 @@ class Study:
         """All that it started and that still lives."""
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                if process.environ().get("TMPDIR") == str(self.temporary):
+                logs = [file.path for file in process.open_files()]
+                if process.environ().get("TMPDIR") == str(self.temporary) or any(map(self._is_in, logs)):
                     yield process
+
+    def _is_in(self, path: str) -> bool:
+        return Path(path).is_relative_to(self.temporary)
 
     def trials(self) -> dict[Key, tuple[TrialRecord, list[EpochRecord]]]:
         """What is recorded of every trial, by stage, arm, configuration and seed."""
@@ -73,6 +84,18 @@ class Study:
         lines = [list(records._lines(path)) for path in self.folder.glob("*/*/epochs.jsonl")]
         return sum(len(of) - len({epoch.epoch for epoch in of}) for of in lines)
 
+    def lines(self) -> Iterator[str]:
+        """What it prints, as it prints it, until it ends."""
+        while (line := self.said.get()) is not None:
+            yield line
 
-def left_alone(process: subprocess.Popen[bytes]) -> None:
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        with self.log.open("a") as log:
+            for line in process.stdout or ():
+                log.write(line)
+                self.said.put(line)
+        self.said.put(None)
+
+
+def left_alone(process: subprocess.Popen[str]) -> None:
     """Do nothing to it."""

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.faults
 
 TRIALS, RUNS = 6, 9  # of the search and of confirm
 LONGEST_S = 40.0  # that a run is left alone
-Fault = Callable[[subprocess.Popen[bytes]], bool]  # whether it could be done
+Fault = Callable[[subprocess.Popen[str]], bool]  # whether it could be done
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ class RandomMoments:
         self.fault, self.left, self.longest = fault, times, longest
         self.draws = random.Random(times)
 
-    def __call__(self, process: subprocess.Popen[bytes]) -> None:
+    def __call__(self, process: subprocess.Popen[str]) -> None:
         while self.left:
             try:
                 process.wait(timeout=self.draws.uniform(0, self.longest))
@@ -98,23 +98,23 @@ class RandomMoments:
                 return
 
 
-def kill(driver: subprocess.Popen[bytes]) -> bool:
+def kill(driver: subprocess.Popen[str]) -> bool:
     driver.kill()
     driver.wait()
     return True
 
 
-def interrupt(driver: subprocess.Popen[bytes]) -> bool:
+def interrupt(driver: subprocess.Popen[str]) -> bool:
     driver.send_signal(signal.SIGINT)
     return True
 
 
-def terminate(driver: subprocess.Popen[bytes]) -> bool:
+def terminate(driver: subprocess.Popen[str]) -> bool:
     driver.send_signal(signal.SIGTERM)
     return True
 
 
-def kill_a_worker(driver: subprocess.Popen[bytes]) -> bool:
+def kill_a_worker(driver: subprocess.Popen[str]) -> bool:
     for child in psutil.Process(driver.pid).children(recursive=True):
         with suppress(psutil.Error, IndexError):
             if child.cmdline()[0].startswith("ray::fashion_cnn"):
@@ -162,7 +162,7 @@ def test_nodes_of_a_cluster_are_lost(study: Study, undisturbed: Study) -> None:
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
 
-        def lose(_: subprocess.Popen[bytes]) -> bool:
+        def lose(_: subprocess.Popen[str]) -> bool:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=1))
             return True
@@ -183,7 +183,7 @@ def test_the_disk_fills(study: Study, undisturbed: Study, tmp_path: Path) -> Non
     filler, study.results = disk / "filler", disk / "results"
     messages: set[str] = set()
 
-    def fill(driver: subprocess.Popen[bytes]) -> bool:
+    def fill(driver: subprocess.Popen[str]) -> bool:
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             for size in (2**20, 1):
                 with suppress(OSError):

@@ -44,13 +44,8 @@ def answer(port: int, path: str) -> int | None:
 
 
 def test_a_run_is_reached_from_this_machine_only_and_leaves_nothing_when_it_is_killed(study: Study) -> None:
-    def look_and_kill(driver: subprocess.Popen[bytes]) -> None:
-        follower = subprocess.Popen(["tail", "-F", "-n", "+1", study.log], stdout=subprocess.PIPE, text=True)
-        assert follower.stdout is not None
-        lines = iter(follower.stdout.readline, "")
-        next(line for line in lines if " epoch 1/" in line)
-        follower.kill()
-        follower.communicate()
+    def look_and_kill(driver: subprocess.Popen[str]) -> None:
+        next(line for line in study.lines() if " epoch 1/" in line)
         doors(study)
         driver.send_signal(signal.SIGKILL)
 
