@@ -27,6 +27,7 @@ from study.space import Budget, Fidelity, Space
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
 ANY_RUN = ("results", "data_dir", "address", "dry_run")  # options that no study keeps to
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MARKS = "1 to 100 letters, digits, '.', '_' or '-', the first no mark"
 
 
 class UsageError(ValueError):
@@ -62,9 +63,9 @@ class Study:
 
 def open_study(arguments: argparse.Namespace) -> Study:
     """The study that the command line means; writes nothing. Raises SpaceError, UsageError or RecordError."""
-    name = arguments.resume or arguments.extend or arguments.name
+    name = next((n for n in (arguments.resume, arguments.extend, arguments.name) if n is not None), None)
     if name is not None and not NAME.fullmatch(name):
-        raise UsageError(f"name: got {name!r}, must be 1 to 100 letters, digits, '.', '_' or '-', the first no mark")
+        raise UsageError(f"name: got {name!r}, must be {MARKS}")
     return _new(arguments) if arguments.space is not None else _earlier(arguments, name)
 
 
@@ -118,6 +119,9 @@ def _new(arguments: argparse.Namespace) -> Study:
     results: Path = arguments.results
     full = space_file.load(space_file.find(arguments.space))
     settings = _settings(arguments, full)
+    if arguments.name is None and not NAME.fullmatch(f"{full.name}-1000"):
+        got = f"got none, and no name can be made of {full.name!r}"
+        raise UsageError(f"--name: {got}, must be given where the file's own name has other than {MARKS}")
     name = arguments.name or _free_name(results, full.name)
     if arguments.name and (results / name / "study.json").exists():
         raise UsageError(f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename")

@@ -167,6 +167,12 @@ class Part:
                     return "nesterov", "true with momentum 0", "used with momentum above 0 only"
         return None
 
+    @property
+    def networks(self) -> int:
+        """How many networks of different cost a model's choices make."""
+        sizes = (d for key, d in self.ranges.items() if key != "dropout")
+        return math.prod(len(d.options) for d in sizes if isinstance(d, Choice))
+
     def examples(self) -> Iterator[Any]:
         """Every combination of its choices, with ranges at their middle."""
         options = [d.options if isinstance(d, Choice) else (_middle(d),) for d in self.ranges.values()]

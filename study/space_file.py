@@ -43,8 +43,13 @@ from study.space import (
 
 FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
 CLASSES = 10
-MAX_BYTES = 1 << 20
-MAX_ITEMS = 64  # of a list or a choice: aliases could otherwise make a small file take hours
+MAX_BYTES = 1 << 16
+MAX_ITEMS = 64  # of a list, a choice or a mapping: aliases could otherwise make a small file take hours
+MAX_DEPTH = 20  # twice what a space can need
+MAX_NETWORKS = 256  # to choose from: each of them is weighed before a study starts
+MAX_PROBLEMS = 100  # that are told one by one
+LONGEST = 60  # characters of a number, and of what a message shows
+YAML_TAG = "tag:yaml.org,2002:"
 SECTIONS = {
     "split": ("train", "validation", "seed"),
     "budget": ("trials", "candidates", "seeds"),
@@ -87,15 +92,39 @@ def load(path: Path) -> Space:
     text, root = reader.compose(path)
     space = reader.space(root, path.stem, text) if root is not None else None
     if space is None:
-        raise SpaceError([message for *_, message in sorted(reader.problems, key=lambda problem: problem[:2])])
+        problems = sorted(reader.problems, key=lambda problem: problem[:2])
+        messages = [message for *_, message in problems[:MAX_PROBLEMS]]
+        if more := problems[MAX_PROBLEMS:]:
+            messages.append(f"{reader.file}:{more[0][0]}: file: got {len(more)} more problems, must be none")
+        raise SpaceError(messages)
     return space
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes to a bounded depth, for PyYAML takes minutes over deep ones, and keeps the tags that it met."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.tags: list[tuple[yaml.Node, str]] = []
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        tag = getattr(self.peek_event(), "tag", None)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if tag and node:
+            self.tags.append((node, tag))
+        return node
 
 
 class _Reader:
     """Reads nodes into values and collects the problems; what could not be read is None or keeps its default."""
 
     def __init__(self, file: str) -> None:
-        self.file = file
+        self.file = _printable(file)
         self.problems: list[tuple[int, int, str]] = []  # line, column, message
         self.keys: dict[str, yaml.Node] = {}  # where each dotted key was met last
 
@@ -107,16 +136,21 @@ class _Reader:
         """The file's text and its root node; None, reported, where there is none."""
         data, text = b"", ""
         try:
+            if path.is_fifo():
+                raise OSError("a pipe")  # to open one is to wait for who writes to it
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
             if len(data) > MAX_BYTES:
-                self.problem(1, "file", "more than 1 MiB", "at most 1 MiB")
+                self.problem(1, "file", "more than 64 KiB", "at most 64 KiB")
                 return text, None
             text = data.decode("utf-8")
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            loader = _Loader(text)
+            root = loader.get_single_node()
+            for node, tag in loader.tags:
+                self.problem(node, "file", f"the tag {_short(tag.replace(YAML_TAG, '!!'))}", "left out")
             if root is None:
                 self.problem(1, "file", "an empty file", f"a mapping with {', '.join(REQUIRED)}")
-            return text, root
+            return text, None if loader.tags else root
         except OSError as error:
             self.problem(1, "file", error.strerror or str(error), "a file that can be read")
         except UnicodeDecodeError as error:
@@ -142,6 +176,9 @@ class _Reader:
         named = self.mapping(top["arms"], "arms", None) if "arms" in top else {}
         arms = {arm: self.arm(arm, node, parts, rest) for arm, node in named.items()}
         epochs = rest.base.epochs if "epochs" in top and "epochs" not in bad else None
+        networks = sum(part.networks for part in parts["model"])
+        if networks > MAX_NETWORKS:
+            self.problem(self.keys["model"], "model", f"a choice of {networks} networks", f"of at most {MAX_NETWORKS}")
         full = dataclasses.asdict(Split()) | {"epochs": epochs, "width": WIDTH.default}
         full |= self.section(top, "split") | self.section(top, "budget")
         changes = self.section(top, "preview")
@@ -309,6 +346,8 @@ class _Reader:
             return None
         if low >= high:
             self.problem(node, key, _shown(node), "[low, high] with low below high")
+        elif math.isclose(low, high, abs_tol=1e-300):  # samplers round to what lies outside, or to no number
+            self.problem(node, key, _shown(node), "[low, high] with low and high further apart")
         elif kind is Log and low <= 0:
             self.problem(node, key, _shown(node), "[low, high] with low above 0")
         else:
@@ -367,13 +406,17 @@ class _Reader:
         if not isinstance(node, yaml.MappingNode):
             self.problem(node, key or "file", _shown(node), "a mapping")
             return entries
-        for at, value in node.value:
+        if len(node.value) > MAX_ITEMS:
+            self.problem(node, key or "file", f"a mapping of {len(node.value)} keys", f"one of at most {MAX_ITEMS}")
+        for at, value in node.value[:MAX_ITEMS]:
             if not isinstance(at, yaml.ScalarNode):
                 self.problem(at, key or "file", f"{_shown(at)} as a key", "text")
                 continue
             name, inner = at.value, _join(key, _short(at.value))
             if known is not None and name not in known:
                 self.problem(at, inner, "an unknown key", _one_of(known, name))
+            elif at.tag != f"{YAML_TAG}str":
+                self.problem(at, key, f"{_shown(at)} as a key", "text: write it in quotes")
             elif name in entries:
                 first = self.keys[_join(key, name)].start_mark.line + 1
                 self.problem(at, inner, f"a second one beside that of line {first}", "given once")
@@ -398,16 +441,18 @@ def _pick(kind: type[T], numbers: dict[str, Any]) -> T:
 
 
 def _construct(node: yaml.Node) -> Any:
-    """The Python value of a scalar; None for anything else and for what its own tag cannot read."""
+    """The Python value of a scalar; None for anything else, for one too long, and for what its tag cannot read."""
+    if not isinstance(node, yaml.ScalarNode) or len(node.value) > LONGEST:
+        return None
     try:
-        return yaml.constructor.SafeConstructor().construct_object(node) if isinstance(node, yaml.ScalarNode) else None
+        return yaml.constructor.SafeConstructor().construct_object(node)
     except (yaml.YAMLError, ValueError, LookupError, OverflowError):
         return None
 
 
 def _as_number(text: str, limits: Range) -> str | None:
     """How YAML 1.1 wants the number written that the text means: `1.0e-4` for `1e-4`; None where it means none."""
-    mantissa, _, exponent = text.strip().lower().partition("e")
+    mantissa, _, exponent = text.strip().lower().lstrip("+").partition("e")
     try:
         if not text.isascii() or float(text) not in limits:
             return None
@@ -438,6 +483,11 @@ def _shown(node: yaml.Node) -> str:
 
 
 def _short(text: str) -> str:
-    """1 to 60 characters that can be printed on one line."""
-    text = text if text and text.isprintable() else repr(text)
-    return text if len(text) <= 60 else text[:59] + "…"
+    """1 to `LONGEST` characters that can be printed on one line."""
+    text = _printable(text)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """The text, or how Python writes it where a terminal would not just show it."""
+    return text if text and text.isprintable() else repr(text)

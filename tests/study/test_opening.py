@@ -93,7 +93,7 @@ def test_an_extension_tries_every_arm_and_has_no_more_candidates_than_trials_bes
         (
             ["--trials", "3", "--scheduler", "none", "--cpus-per-trial", "1"],
             "--extend: got --scheduler, --cpus-per-trial too, must stand with --trials, --seeds, --time-budget,"
-            " --results, --data-dir, --dry-run only: a study keeps what it was begun with",
+            " --results, --data-dir, --address, --dry-run only: a study keeps what it was begun with",
         ),
         (["--trials", "3", "--seed", "0"], "--extend: got --seed too, must stand with --trials, --seeds, "),
     ],
@@ -118,7 +118,7 @@ def test_a_trial_has_one_gpu_at_most(share: str, capsys: pytest.CaptureFixture[s
 
 
 def test_a_resumed_study_keeps_what_an_extension_may_change(begun: Path) -> None:
-    only = "--resume: got --trials too, must stand with --results, --data-dir, --dry-run only: "
+    only = "--resume: got --trials too, must stand with --results, --data-dir, --address, --dry-run only: "
     with pytest.raises(UsageError, match=only):
         opened(begun, "--resume", "begun", "--trials", "3")
 
@@ -283,3 +283,31 @@ def test_a_dry_run_looks_where_the_study_would_be_written(
     assert run.main([*command, "--results", str(tmp_path / results)]) == (2 if message else 0)
     assert capsys.readouterr().err == message.format(folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yaml", "file"]
+
+
+# Names
+
+
+@pytest.mark.parametrize("stem", ["..", ".", "b>", "<b>x", "a\nb", "a b", "-x", "x" * 101, "ü"], ids=ascii)
+def test_a_space_whose_name_is_none_for_a_study_needs_one(stem: str, tmp_path: Path) -> None:
+    """Nothing is made outside the results folder, and nothing that --resume would refuse."""
+    file = tmp_path / "spaces" / f"{stem}.yaml"
+    file.parent.mkdir()
+    file.write_text(SPACE)
+    results = ["--results", str(tmp_path / "results")]
+    parse = run._parser().parse_args
+    with pytest.raises(
+        UsageError, match=r"^--name: got none, and no name can be made of .+, must be given where [^\n]+$"
+    ):
+        open_study(parse(["--space", str(file), *results]))
+    study = open_study(parse(["--space", str(file), "--name", "mine", *results]))
+    assert study.folder == tmp_path / "results" / "mine"
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "/tmp/x", "a/b", "<script>", "a\nb", "x" * 300, "-x", "a\0"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(SPACE)
+    for typed in ([f"--space={file}", f"--name={name}"], [f"--resume={name}"], [f"--extend={name}"]):
+        with pytest.raises(UsageError, match=r"^name: got .+, must be 1 to 100 letters"):
+            open_study(run._parser().parse_args(typed))

@@ -226,8 +226,8 @@ def test_broken_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_large(tmp_path: Path) -> None:
     path = tmp_path / "large.yaml"
-    path.write_bytes(RICH.encode() + b"#" * (1 << 20))
-    with pytest.raises(SpaceError, match=re.escape("large.yaml:1: file: got more than 1 MiB, must be at most 1 MiB")):
+    path.write_bytes(RICH.encode() + b"#" * (1 << 16))
+    with pytest.raises(SpaceError, match=re.escape("large.yaml:1: file: got more than 64 KiB, must be at most 64 KiB")):
         space_file.load(path)
 
 
