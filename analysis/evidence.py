@@ -126,7 +126,7 @@ def _images(folder: Path, about: dict[str, Any], predictions: pd.DataFrame) -> t
     split = data.split(loaded, parts["train"], parts["validation"], parts["test"], parts["seed"])
     pixels = loaded.test_images[places]
     described = cached(
-        folder / "cache" / "descriptors.parquet",
+        folder / "cache" / "descriptors.cached",
         digest(descriptors, places, parts, cv2.__version__),
         lambda: descriptors.describe(pixels, labels, split.train_images, split.train_labels),
     ).set_axis(pd.Index(places, name="image"))
@@ -149,5 +149,5 @@ def _importance(
         return None, nothing
     made_from = (compared.trials, compared.parameters.astype(str), compared.distributions, compared.epoch)
     key = digest(importance, statistics, *made_from, SEED, optuna.__version__)
-    found = cached(folder / "cache" / "importance.parquet", key, lambda: importance.importance(compared, SEED))
+    found = cached(folder / "cache" / "importance.cached", key, lambda: importance.importance(compared, SEED))
     return compared, found.assign(study=trials.study.iloc[0], fidelity=trials.fidelity.iloc[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,17 +13,14 @@ from typing import Any
 
 import cv2
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
 from study import models
 from study.config import TrialConfig, from_dict
 from study.models import build_model
-from study.records import RecordError, write_whole
-
-KEY = b"made_from"
+from study.records import RecordError, broken, check_left, write_whole
+from study.trainer import load_whole
 
 # What runs in the workers: the network with its configuration and seed, then arguments that all share.
 Work = Callable[..., pd.DataFrame]
@@ -34,13 +32,16 @@ def load_network(path: Path) -> tuple[nn.Module, TrialConfig]:
     Nothing in the file is executed.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        check_left(path)
+        saved = load_whole(path.read_bytes())
         config = from_dict(saved["config"])
         network = build_model(config.model, 0)
         network.load_state_dict(saved["weights"])
+    except RecordError:
+        raise
     except Exception as error:  # a cut or foreign file fails in as many ways as there are bytes
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        raise RecordError(f"{path}: got {reason}, must be the weights that confirm wrote") from error
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise broken(path, reason, "the weights that confirm wrote") from error
     return network.eval(), config
 
 
@@ -64,7 +65,7 @@ def digest(*parts: Any) -> str:
 
 
 def cached(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """What `make` returns, kept in a Parquet file until `key`, the digest of what it was made from, is another."""
+    """What `make` returns, kept in a file until `key`, the digest of what it was made from, is another."""
     found = _kept(path, key)
     if found is None:
         found = make()
@@ -73,20 +74,22 @@ def cached(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFra
 
 
 def keep(path: Path, key: str, table: pd.DataFrame) -> None:
-    """Write the file that `cached` reads, whole or not at all."""
-    arrow = pa.Table.from_pandas(table)
-    sink = pa.BufferOutputStream()
-    pq.write_table(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), KEY: key.encode()}), sink)
-    write_whole(path, sink.getvalue().to_pybytes())
+    """Write the file that `cached` reads, whole or not at all: the table as Parquet, after a digest of it and `key`."""
+    content = table.to_parquet()
+    write_whole(path, _seal(key, content) + content)
 
 
 def _kept(path: Path, key: str) -> pd.DataFrame | None:
-    try:
-        if (pq.read_schema(path).metadata or {}).get(KEY) == key.encode():
-            return pd.read_parquet(path)
-    except (OSError, pa.ArrowException):
-        pass  # none, or cut short: it is made again
-    return None
+    """The table in the file; None where there is none, or it is of another key, cut short or garbled."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        seal, content = file.read(32), file.read()
+    return pd.read_parquet(io.BytesIO(content)) if seal == _seal(key, content) else None
+
+
+def _seal(key: str, content: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + content).digest()
 
 
 def source(work: Work, shared: Any, *sources: ModuleType) -> str:
@@ -117,7 +120,7 @@ class Networks:
         RecordError where a trial's weights cannot be read.
         """
         keys = {trial: digest(key, self._weights(trial), each(trial)) for trial in trials}
-        paths = {trial: self.folder / "cache" / f"{work.__name__.strip('_')}-{trial}.parquet" for trial in trials}
+        paths = {trial: self.folder / "cache" / f"{work.__name__.strip('_')}-{trial}.cached" for trial in trials}
         found = {trial: _kept(paths[trial], keys[trial]) for trial in trials}
         yield from ((trial, table) for trial, table in found.items() if table is not None)
         for trial, table in self._computed([t for t in trials if found[t] is None], work, each, shared):

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,23 +29,29 @@ from study.config import hyperparameters
 from study.records import (
     STAGES,
     EpochRecord,
-    RecordError,
     TrialRecord,
+    broken,
+    check_left,
     read_epochs,
-    read_json,
+    read_study,
     read_trials,
     trial_folder,
     write_whole,
 )
+from study.space import TEST_IMAGES
 
 MADE_FROM = "made_from"  # key of the metadata
+# What confirm writes of a trial: classes by their place.
+WRITTEN = pa.schema(
+    [(f.name, pa.int8() if pa.types.is_dictionary(f.type) else f.type) for f in PREDICTIONS if f not in KEY]
+)
 DECIMALS = 4  # of a probability; one more below 0.001
 TRIALS_A_GROUP = 200  # trials whose rows are held in memory and written together
 
 
 def build(study: Path) -> None:
     """Write the tables of the study in this folder, whole or not at all. Raises RecordError, naming the file."""
-    about = read_json(study / "study.json")
+    about = read_study(study)
     name, fidelity = about.get("name", study.name), about.get("fidelity")
     trials = [*read_trials(study, "search"), *read_trials(study, "confirm")]
     kept = _kept(study)
@@ -92,16 +99,17 @@ def _column(field: pa.Field, values: pd.Series) -> pa.Array:
 
 def read(study: Path, table: str) -> pd.DataFrame:
     """One of the tables that `build` or `write` wrote."""
-    return pd.read_parquet(study / "tables" / f"{table}.parquet")
+    found = pq.read_table(study / "tables" / f"{table}.parquet", page_checksum_verification=True)
+    return found.replace_schema_metadata(SCHEMAS[table].metadata).to_pandas()  # that in the file has no checksum
 
 
 def key_of(study: Path, table: str) -> str:
     """The key that a table was written with; empty where it has none, or is not there."""
     try:
         metadata = pq.read_schema(study / "tables" / f"{table}.parquet").metadata or {}
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         return ""
-    return str(metadata.get(MADE_FROM.encode(), b"").decode())
+    return str(metadata.get(MADE_FROM.encode(), b"").decode(errors="replace"))
 
 
 def earlier(study: Path, table: str) -> pd.DataFrame:
@@ -109,7 +117,7 @@ def earlier(study: Path, table: str) -> pd.DataFrame:
     try:
         if pq.read_schema(study / "tables" / f"{table}.parquet").equals(SCHEMAS[table]):
             return read(study, table)
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         pass
     return SCHEMAS[table].empty_table().to_pandas()
 
@@ -159,8 +167,13 @@ def _predictions(folder: Path, trial: TrialRecord, key: dict[str, Any], kept: pa
         same = pc.and_(pc.equal(kept["trial_id"], trial.trial_id), pc.equal(kept["config_id"], trial.config_id))
         own = kept.filter(pc.and_(same, pc.equal(kept["seed"], trial.seed)))
         return own if len(own) else None
+    check_left(path)
     try:
         found = pq.read_table(path).sort_by("image")
+        images = found["image"].to_numpy()
+        known = len(images) and images[0] >= 0 and images[-1] < TEST_IMAGES and (np.diff(images) > 0).all()
+        if not found.schema.equals(WRITTEN) or not known or any(column.null_count for column in found.columns):
+            raise ValueError("other columns or images")
         columns = [
             pa.repeat(pa.scalar(key[f.name], f.type), len(found))
             if f.name in key and not pa.types.is_dictionary(f.type)
@@ -170,8 +183,8 @@ def _predictions(folder: Path, trial: TrialRecord, key: dict[str, Any], kept: pa
             for f in PREDICTIONS
         ]
         return pa.Table.from_arrays(columns, schema=PREDICTIONS)
-    except (pa.ArrowException, KeyError, OSError) as error:
-        raise RecordError(f"{path}: got {error}, must be the predictions that this program wrote") from error
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
+        raise broken(path, str(error), "the predictions that this program wrote") from error
 
 
 def _rounded(field: pa.Field, found: pa.Table) -> pa.ChunkedArray:
@@ -225,7 +238,9 @@ def _writer(study: Path, table: str, schema: pa.Schema | None = None) -> Iterato
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with pq.ParquetWriter(temporary, schema or SCHEMAS[table], compression="zstd") as writer:
+        with pq.ParquetWriter(
+            temporary, schema or SCHEMAS[table], compression="zstd", write_page_checksum=True
+        ) as writer:
             yield writer
         os.replace(temporary, path)
     finally:

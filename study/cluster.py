@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from study.opening import UsageError
 from study.provenance import cores, gpu_count, typed
 
 TOKEN = Path("~/.ray/auth_token")
-# A socket's path has 107 bytes at most, of which Ray's own part takes up to 68 and `scratch`'s name 19.
-LONGEST_TMPDIR = 107 - 68 - 19
 
 
 @dataclass(frozen=True)
@@ -51,12 +48,11 @@ class Cluster:
 
 
 @contextmanager
-def running(dashboard: bool = True, address: str | None = None, lock: int | None = None) -> Iterator[Cluster]:
+def running(dashboard: bool = True, address: str | None = None) -> Iterator[Cluster]:
     """Start Ray on the loopback interface, with all cores and GPUs of this machine; stop and clean up at the end.
 
     With `address` that of a cluster, which is used and left running. Where the calling process runs Ray already, that
-    is used, and left as it is. `lock`: a file descriptor that stays open until all is cleaned up, even if this process
-    is killed. Raises UsageError where no cluster answers at `address`.
+    is used, and left as it is. Raises UsageError where no cluster answers at `address`.
     """
     if ray.is_initialized():
         yield Cluster(None, None)
@@ -65,15 +61,14 @@ def running(dashboard: bool = True, address: str | None = None, lock: int | None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray moves tensors between no GPUs here; without this it warns of a coming change at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    scratch = _scratch()
-    ours = {
-        "num_cpus": cores(),
-        "num_gpus": gpu_count(),
-        "include_dashboard": dashboard,
-        "dashboard_host": "127.0.0.1",
-        "_temp_dir": scratch,
-    }
-    with cleaned_up(scratch, lock):
+    with cleaned_up() as scratch:
+        ours = {
+            "num_cpus": cores(),
+            "num_gpus": gpu_count(),
+            "include_dashboard": dashboard,
+            "dashboard_host": "127.0.0.1",
+            "_temp_dir": scratch,
+        }
         try:
             options: dict[str, Any] = {} if address else ours
             try:
@@ -113,12 +108,6 @@ def check_shared(file: Path) -> None:
 @ray.remote(num_cpus=0)
 def _text(path: str) -> str:
     return Path(path).read_text()
-
-
-def _scratch() -> str:
-    """A new temporary folder, whose path leaves room for Ray's sockets."""
-    short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TMPDIR
-    return tempfile.mkdtemp(prefix="study-ray-", dir=None if short else "/tmp")
 
 
 def _ensure_token() -> None:

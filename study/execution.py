@@ -29,7 +29,6 @@ from ray.tune.search import Searcher
 from study import cluster, records
 from study.config import to_dict
 from study.data import Splits
-from study.janitor import SCRATCH
 from study.records import EpochRecord, TrialRecord
 from study.trainable import Job, TrialTrainable
 from study.trainer import Precision
@@ -285,7 +284,7 @@ def run_trials(
 
     Trial.__qualname__ = "Trial"  # what the dashboard shows as the class
     slots = slots_of(resources)
-    scratch = tempfile.mkdtemp(prefix="tune-", dir=os.environ.get(SCRATCH))
+    scratch = tempfile.mkdtemp(prefix="tune-")
     try:
         tuner = tune.Tuner(
             Trial,

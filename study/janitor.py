@@ -11,38 +11,63 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
 SCRATCH = "STUDY_SCRATCH"  # the environment variable by which a run's processes are known
 PATIENCE_S = 60
+# A socket's path has 107 bytes at most, of which Ray's own part takes up to 68 and the folder's name 19.
+LONGEST_TMPDIR = 107 - 68 - 19
+
+
+_open: list[str] = []  # the folder of this process's run, while it lasts
 
 
 @contextmanager
-def cleaned_up(folder: str, lock: int | None = None) -> Iterator[None]:
-    """Mark what is started meanwhile; at the end, or when this process dies, it is killed and `folder` removed.
+def cleaned_up(lock: int | None = None) -> Iterator[str]:
+    """A folder for all temporary files. At the end, or when this process dies, it is removed, and what was started
+    meanwhile is killed.
 
-    `lock`: a file descriptor that stays open until that is done.
+    `lock`: a file descriptor that stays open until that is done. Within another such context that one's folder is used.
     """
+    if _open:
+        yield _open[0]
+        return
+    folder = new_folder()
     command = [sys.executable, "-P", __file__, folder]
     keeps = () if lock is None else (lock,)
     # In a session of its own: Ctrl-C in a terminal does not reach it.
     janitor = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=keeps, start_new_session=True)
-    os.environ[SCRATCH] = folder
+    before = dict(os.environ)
+    os.environ |= {SCRATCH: folder, "TMPDIR": folder}
+    tempfile.tempdir = None  # to be asked for again
+    _open.append(folder)
     try:
-        yield
+        yield folder
     finally:
-        del os.environ[SCRATCH]
+        _open.clear()
+        for name in (SCRATCH, "TMPDIR"):
+            os.environ.pop(name)
+            os.environ |= {name: before[name]} if name in before else {}
+        tempfile.tempdir = None
         janitor.communicate()  # closes its input, and waits
+
+
+def new_folder() -> str:
+    """A new temporary folder, whose path leaves room for Ray's sockets."""
+    short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_TMPDIR
+    return tempfile.mkdtemp(prefix="study-ray-", dir=None if short else "/tmp")
 
 
 def clean_up(folder: str, driver: int) -> None:
     """Kill every process but the driver that belongs to the folder, and remove it."""
     while left := [one for one in psutil.process_iter() if one.pid != driver and _belongs(one, folder)]:
         for process in left:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # by now
+                process.kill()
         psutil.wait_procs(left, timeout=1)
     shutil.rmtree(folder, ignore_errors=True)
 

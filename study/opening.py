@@ -14,14 +14,13 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
 from study import provenance, records, space_file
-from study.records import RecordError
 from study.space import Budget, Fidelity, Space
 
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
@@ -63,10 +62,11 @@ class Study:
 
 def open_study(arguments: argparse.Namespace) -> Study:
     """The study that the command line means; writes nothing. Raises SpaceError, UsageError or RecordError."""
-    name = next((n for n in (arguments.resume, arguments.extend, arguments.name) if n is not None), None)
-    if name is not None and not NAME.fullmatch(name):
-        raise UsageError(f"name: got {name!r}, must be {MARKS}")
-    return _new(arguments) if arguments.space is not None else _earlier(arguments, name)
+    names: list[str] = [n for n in (arguments.resume, arguments.extend, arguments.name) if n is not None]
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UsageError(f"name: got {name!r}, must be {MARKS}")
+    return _new(arguments) if arguments.space is not None else _earlier(arguments, names[0])
 
 
 @contextmanager
@@ -140,17 +140,20 @@ def _earlier(arguments: argparse.Namespace, name: str) -> Study:
     if not (folder / "study.json").exists():
         known = ", ".join(sorted(path.parent.name for path in results.glob("*/study.json"))) or "none"
         raise UsageError(f"{option}: got {name}, must be one of: {known}")
-    earlier = records.read_json(folder / "study.json")
+    earlier = records.read_study(folder)
     try:
         settings = Settings.from_json(earlier["settings"])
-    except (KeyError, TypeError) as error:
-        raise RecordError(f"{folder / 'study.json'}: got no valid settings ({error!r})") from error
+        if wrong := records.misfit(settings, Settings):
+            raise ValueError(wrong)
+        plan, space, *_ = (earlier[key] for key in ("plan", "space", "stages", "hardware"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise records.broken(folder / "study.json", f"{error!r}", "what this program wrote") from error
     if (settings.cores or 1) > (here := provenance.cores()):
         must = f"at least {settings.cores}, the --cpus-per-trial that the study was begun with"
         raise UsageError(f"{option}: got {here} cores here, must be {must}")
-    if earlier["plan"]["gpus"] and not provenance.gpu_count():
-        raise UsageError(f"{option}: got no GPU here, must be one: the study was begun on {earlier['plan']['device']}")
-    full = replace(space_file.load(folder / "space.yaml"), name=Path(earlier["space"]).stem)
+    if plan["gpus"] and not provenance.gpu_count():
+        raise UsageError(f"{option}: got no GPU here, must be one: the study was begun on {plan['device']}")
+    full = replace(space_file.load(folder / "space.yaml"), name=Path(space).stem)
     if arguments.extend:
         settings, earlier = _extended(arguments, folder, full, settings, earlier)
     return Study(folder, _apply(full, settings), settings, earlier)
@@ -202,8 +205,12 @@ def _settings(arguments: argparse.Namespace, full: Space) -> Settings:
 
 
 def _budget(full: Space, fidelity: Fidelity, trials: int, seeds: int) -> Budget:
-    """With the space's candidates, but no more than trials that are no arms."""
-    return Budget(trials, min(full.at(fidelity).budget.candidates, trials - len(full.arms)), seeds)
+    """With the space's candidates, but no more than trials that are no arms. Raises UsageError."""
+    budget = Budget(trials, min(full.at(fidelity).budget.candidates, trials - len(full.arms)), seeds)
+    for field in fields(budget):
+        if (got := getattr(budget, field.name)) not in field.metadata["range"]:
+            raise UsageError(f"--{field.name}: got {got}, must be {field.metadata['range']}")
+    return budget
 
 
 def _apply(full: Space, settings: Settings) -> Space:

@@ -10,18 +10,27 @@ results/<name>/study.json                      what ran, on what, from which com
                               best.pt          weights of the best validation epoch (confirm only)
                               predictions.parquet   the test split as predicted by those weights (confirm only)
                search/optuna.journal           Optuna's storage
+
+What is read again is checked: JSON carries its own checksum and each line of epochs.jsonl too, and trial.json those of
+the files that the trial ended with. They tell what was garbled or swapped; against who writes them anew, types and
+ranges are checked as well, and no link is followed out of the folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+import re
+import types
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from study.config import TrialConfig, from_dict, to_dict
 
@@ -31,6 +40,13 @@ Stage = Literal["search", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "confirm")
 Status = Literal["pending", "running", "completed", "stopped", "diverged", "failed"]
 ENDED: tuple[Status, ...] = ("completed", "stopped", "diverged", "failed")
+LEFT = ("epochs.jsonl", "predictions.parquet", "best.pt")  # by a trial that has ended: trial.json holds their digests
+AGAIN = "; delete {folder} and resume the study, which makes up for it"
+WAY_ON = dict.fromkeys(("trial.json", *LEFT), AGAIN) | {
+    "study.json": "; delete it, and begin again with --space {folder}/space.yaml --name {name}: its trials are kept",
+    "space.yaml": "; put back the old one, or begin another study with the new one",
+    "best.pt": "; delete it, and the page is made without this network's maps",
+}
 
 
 @dataclass(frozen=True)
@@ -84,8 +100,108 @@ class TrialRecord:
         return f"{self.config.label} #{self.trial_id}"
 
 
+class Speeds(TypedDict):
+    train: float
+    evaluate: float
+
+
+class Planned(TypedDict):
+    device: str
+    cores: int
+    gpus: float
+    slots: int
+    precision: Literal["bf16", "fp32"]
+    speeds: dict[str, Speeds]
+    search_seconds: float
+    confirm_seconds: float
+    disk_bytes: int
+
+
+class Run(TypedDict, total=False):
+    command: list[str]
+    git: dict[str, str | bool | None]
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+
+
+class About(Run, total=False):
+    """What study.json says, as far as it is read again."""
+
+    name: str
+    status: str
+    fidelity: Literal["full", "preview"]
+    space: str
+    space_sha256: str
+    created: str
+    split: dict[str, int]
+    budget: dict[str, int]
+    arms: list[str]
+    settings: dict[str, Any]
+    plan: Planned
+    stages: dict[Stage, dict[str, float | None]]
+    search_over: bool
+    earlier_runs: list[Run]
+    resumed: int
+
+
 class RecordError(ValueError):
-    """A file of a results folder does not hold what this version writes; the message names the file."""
+    """A file of a results folder does not hold what this version writes; the message, one line, names the file."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text in one line, in which nothing acts in a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def broken(path: Path, got: str, must: str) -> RecordError:
+    """What is wrong with a file of a study, and the way on."""
+    got = got if len(got) <= 800 else f"{got[:400]} … {got[-400:]}"
+    way_on = WAY_ON.get(path.name, "").format(folder=path.parent, name=path.parent.name)
+    return RecordError(f"{path}: got {got}, must be {must}{way_on}")
+
+
+def misfit(value: Any, hint: Any, name: str = "", bounds: Any = None) -> str | None:
+    """What of a value is not of a type, or of a dataclass or TypedDict not of its fields' types and ranges; or None."""
+    parts: Iterable[tuple[Any, ...]] = ()
+    if hint in (int, float, str, bool):
+        fits = type(value) is hint or (hint is float and type(value) is int)
+        if type(value) is int:
+            fits = fits and abs(value) <= 2**53  # as a column of a table can have it
+        fits = fits and (bounds is None or value in bounds)
+    elif fields := _fields(hint):
+        fits = type(value) is hint
+        parts = ((getattr(value, field), *known) for field, *known in fields)
+    elif is_typeddict(hint):
+        fits = isinstance(value, dict) and hint.__required_keys__ <= value.keys()
+        parts = ((value[key], of_key, key) for key, of_key in get_type_hints(hint).items() if key in value)
+    else:
+        origin, of = get_origin(hint), get_args(hint)
+        if origin in (list, tuple):
+            fits = isinstance(value, origin)
+            parts = ((item, of[0], name, bounds) for item in (value if fits else ()))
+        elif origin is dict:
+            fits = isinstance(value, dict)
+            items = value.items() if fits else ()
+            parts = (part for key, item in items for part in ((key, of[0], name), (item, of[1], key)))
+        elif origin is types.UnionType:
+            fits = any(misfit(value, option) is None for option in of)
+        elif origin is Literal:
+            fits = isinstance(value, str) and value in of
+        else:
+            fits = hint is Any or isinstance(value, hint)
+    if not fits:
+        return f"{name} {value!r}".strip()
+    return next((found for part in parts if (found := misfit(*part))), None)
+
+
+@functools.cache
+def _fields(of: Any) -> list[tuple[Any, ...]]:
+    """Of a dataclass's fields the name, type, name and range."""
+    hints = get_type_hints(of) if dataclasses.is_dataclass(of) else {}
+    return [(f.name, hints[f.name], f.name, f.metadata.get("range")) for f in dataclasses.fields(of)] if hints else []
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -104,19 +220,59 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON whole or not at all. Raises ValueError on NaN and infinity, which JSON has not."""
-    write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    """Write JSON whole or not at all, with its checksum. Raises ValueError on NaN and infinity, which JSON has not."""
+    write_whole(path, (json.dumps({**value, "sha256": _digest(value)}, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises RecordError, naming the file, where there is none."""
+    """The object in a JSON file that `write_json` wrote. Raises RecordError where there is none, or another."""
+    must = "a JSON object that this program wrote"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path}: got {error}, must be a JSON object that this program wrote") from error
-    if not isinstance(value, dict):
-        raise RecordError(f"{path}: got {type(value).__name__}, must be a JSON object")
+        if not path.is_file():  # a pipe would keep who reads it waiting
+            raise FileNotFoundError("no such file")
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError(type(value).__name__)
+        noted = value.pop("sha256", None)
+        if noted != _digest(value):
+            raise ValueError("a file that was changed or cut since")
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(path, str(error), must) from error
     return value
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, allow_nan=False).encode()).hexdigest()
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """study.json of a study that is to be worked on: see `About`.
+
+    Raises RecordError also where a link is in the folder, or another space than the study was begun with.
+    """
+    refuse_links(folder)
+    about, space = read_json(folder / "study.json"), folder / "space.yaml"
+    if wrong := misfit(about, About):
+        raise broken(folder / "study.json", wrong, "what this program wrote")
+    noted = about.get("space_sha256")
+    if noted and space.is_file() and _file_digest(space) != noted:
+        raise broken(space, "another space", "the one that the study was begun with")
+    return about
+
+
+def refuse_links(study: Path) -> None:
+    """Raise RecordError where what is read or written in a study's folder could lie outside it, or be a pipe."""
+    waiting = [str(study)]
+    odd = [str(study)] if study.is_symlink() else []
+    for folder in waiting:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False):
+                    odd.append(entry.path)
+    if odd:
+        raise RecordError(f"{odd[0]}: got a link, pipe or device, must be a file or folder; delete or replace it")
 
 
 def trial_folder(study: Path, record: TrialRecord) -> Path:
@@ -125,27 +281,53 @@ def trial_folder(study: Path, record: TrialRecord) -> Path:
 
 def write_trial(study: Path, record: TrialRecord) -> None:
     """Store a trial's record in its folder; of one that has ended the epochs are forced to disk before."""
-    epochs = trial_folder(study, record) / "epochs.jsonl"
-    if record.status in ENDED and epochs.exists():
-        with epochs.open("rb") as file:
-            os.fsync(file.fileno())
-    write_json(trial_folder(study, record) / "trial.json", to_dict(record))
+    folder, values = trial_folder(study, record), to_dict(record)
+    if record.status in ENDED:
+        if (epochs := folder / "epochs.jsonl").exists():
+            with epochs.open("rb") as file:
+                os.fsync(file.fileno())
+        values["files"] = {name: _file_digest(folder / name) for name in LEFT if (folder / name).exists()}
+    write_json(folder / "trial.json", values)
 
 
 def read_trial(folder: Path) -> TrialRecord:
-    """The record in a trial's folder. Raises RecordError."""
+    """The record in a trial's folder. Raises RecordError, also where a trial that has ended lacks epochs."""
     path = folder / "trial.json"
     values = read_json(path)
+    left = values.pop("files", {})
     try:
-        values["config"] = from_dict(values["config"])
-        return TrialRecord(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{path}: got {error}, must be a trial that this program wrote") from error
+        record = TrialRecord(**{**values, "config": from_dict(values["config"])})
+        if wrong := misfit(record, TrialRecord) or misfit(left, dict[str, str]):
+            raise ValueError(wrong)
+        whose = (record.stage, record.trial_id)
+        if whose != (folder.parent.name, folder.name) or not re.fullmatch(r"[a-z]\d{4,}", record.trial_id):
+            raise ValueError("{} {}".format(*whose))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise broken(path, str(error), "a trial that this program wrote, in its own folder") from error
+    if "epochs.jsonl" in left:
+        check_left(folder / "epochs.jsonl", left)
+    return record
+
+
+def check_left(path: Path, left: dict[str, str] | None = None) -> None:
+    """Raise RecordError where a file is not as the trial left it; `left` is what its trial.json says of its files."""
+    if left is None:
+        left = read_json(path.parent / "trial.json").get("files", {})
+    found = _file_digest(path) if path.is_file() else None
+    if left.get(path.name, found) != found:
+        raise broken(path, "another file" if found else "no file", "the one that the trial ended with")
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_trials(study: Path, stage: Stage) -> list[TrialRecord]:
     """All trials of a stage in the order of their ids. Raises RecordError."""
-    return [read_trial(path.parent) for path in sorted((study / stage).glob("*/trial.json"))]
+    # Of those with epochs too: one that lost its trial.json is not one that never was.
+    folders = {path.parent for path in (study / stage).glob(f"{stage[0]}[0-9]*/[!.]*.json*")}
+    return [read_trial(folder) for folder in sorted(folders)]
 
 
 def append_epoch(folder: Path, record: EpochRecord) -> None:
@@ -154,6 +336,7 @@ def append_epoch(folder: Path, record: EpochRecord) -> None:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in dataclasses.asdict(record).items()
     }
+    values["crc32"] = _crc32(folder, values)
     with (folder / "epochs.jsonl").open("a+b") as file:
         # A kill may have cut the last line short: what follows must not become part of it.
         file.seek(0, os.SEEK_END)
@@ -164,7 +347,7 @@ def append_epoch(folder: Path, record: EpochRecord) -> None:
 
 
 def read_epochs(folder: Path) -> list[EpochRecord]:
-    """A trial's epochs, the last attempt of each, in order; a line cut short by a kill is left out."""
+    """A trial's epochs, the last attempt of each, in order; a line that is cut or garbled, or not its, is left out."""
     latest = {record.epoch: record for record in _lines(folder / "epochs.jsonl")}
     return [latest[epoch] for epoch in sorted(latest)]
 
@@ -175,10 +358,18 @@ def _lines(path: Path) -> Iterator[EpochRecord]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = json.loads(line)
+            whole = values.pop("crc32") == _crc32(path.parent, values)
             known: dict[str, Any] = {key: math.nan if value is None else value for key, value in values.items()}
-            yield EpochRecord(**known)
-        except (TypeError, ValueError, AttributeError):
+            record = EpochRecord(**known)
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             continue
+        if whole and misfit(record, EpochRecord) is None:
+            yield record
+
+
+def _crc32(folder: Path, values: dict[str, Any]) -> int:
+    """Of an epoch of the trial in this folder, so that no other's passes for it."""
+    return zlib.crc32(f"{folder.name} {json.dumps(values)}".encode())
 
 
 def drop_checkpoint(folder: Path) -> None:

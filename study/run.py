@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from study import data, provenance, records
+from study.janitor import cleaned_up
 from study.opening import Study, UsageError, check_disk, locked, open_study
 from study.records import ENDED, RecordError, TrialRecord
 from study.space_file import SpaceError
@@ -47,10 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
-            _show_plan(console, study, *_plan(study)[1:])
+            with cleaned_up():
+                _show_plan(console, study, *_plan(study)[1:])
             return 0
-        with locked(study.folder) as lock:
-            return _run(study, loaded, console, ["python", "-m", "study.run", *typed], arguments.address, lock)
+        with locked(study.folder) as lock, cleaned_up(lock):
+            return _run(study, loaded, console, ["python", "-m", "study.run", *typed], arguments.address)
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -180,9 +182,7 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _run(
-    study: Study, loaded: data.FashionMNIST, console: Console, command: list[str], address: str | None, lock: int
-) -> int:
+def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: list[str], address: str | None) -> int:
     import ray
 
     from study import cluster, confirm, execution, progress
@@ -204,7 +204,7 @@ def _run(
         records.write_whole(folder / "space.yaml", chosen.text.encode())
     book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
     execution.quiet()
-    with cluster.running(address=address, lock=lock) as ray_cluster:
+    with cluster.running(address=address) as ray_cluster:
         if address:
             cluster.check_shared(folder / ".lock")
         for line in ray_cluster.how_to_watch(folder):

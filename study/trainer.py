@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import math
 import os
 import time
 import warnings
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +25,7 @@ from study.config import TrialConfig
 from study.data import Splits
 from study.models import build_model
 from study.optimizers import build_optimizer, build_schedule
-from study.records import EpochRecord
+from study.records import EpochRecord, printable
 
 Precision = Literal["bf16", "fp32"]
 # Images at a time. On a CPU 1,000 are slower than 250 and take more memory; a GPU wants many.
@@ -137,7 +139,7 @@ class Trainer:
         """
         content = path.read_bytes()  # whose errors are the disk's: torch.load also raises OSError where a file is cut
         try:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            state = load_whole(content)
             if (state["config_id"], state["seed"]) != (self.config.config_id, self.seed):
                 raise ValueError(f"configuration {state['config_id']} from seed {state['seed']}")
             self.model.load_state_dict(state["model"])
@@ -156,7 +158,7 @@ class Trainer:
             raise
         except Exception as error:  # a cut or foreign file fails in as many ways as there are bytes
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-            raise ValueError(f"{path}: got {reason}, must be a checkpoint of this trial") from error
+            raise ValueError(printable(f"{path}: got {reason}, must be a checkpoint of this trial")) from error
 
     def _train(self) -> Evaluation:
         config = self.config
@@ -204,14 +206,30 @@ def _tensor(array: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def save_whole(path: Path, state: dict[str, Any]) -> None:
-    """`torch.save` to a temporary file beside `path`, forced to disk, then renamed: whole or not at all."""
+    """`torch.save` and a checksum to a temporary file beside `path`, forced to disk, then renamed: whole or not at all.
+
+    The file is as `torch.load` reads it, which looks at no checksum, but for the 32 bytes of SHA-256 at its end.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             torch.save(state, file)
+            file.seek(0)
+            file.write(hashlib.file_digest(file, "sha256").digest())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def load_whole(content: bytes) -> Any:
+    """What `save_whole` wrote, on the CPU; nothing in it is executed. Raises an exception of any kind on all else."""
+    if hashlib.sha256(memoryview(content)[:-32]).digest() != content[-32:]:
+        raise ValueError("a file that was changed or cut since")
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        parts = file.infolist()
+    if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > len(content):
+        raise ValueError("compressed parts")  # a small file could hold more than there is memory for
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -17,6 +17,7 @@ from analysis.pairs import own_errors
 from analysis.sections import looking
 from study.config import TrialConfig
 from study.records import RecordError
+from study.trainer import save_whole
 
 ATTENTION = ("attention.parquet", "attention_checks.parquet")
 AGAIN = """
@@ -58,12 +59,12 @@ def perturb(weights: Path) -> None:
     """Other weights of the same network, as training it again would leave."""
     saved = torch.load(weights, weights_only=True)
     saved["weights"] = {name: 1.1 * value for name, value in saved["weights"].items()}
-    torch.save(saved, weights)
+    save_whole(weights, saved)
 
 
 def test_an_unchanged_study_needs_neither_networks_nor_ray(study: Path) -> None:
     tables, cache = contents(study / "tables"), times(study)
-    parts = {"inspect", "check", "maps", "stress", "calibrate", "descriptors.parquet"}
+    parts = {"inspect", "check", "maps", "stress", "calibrate", "descriptors.cached"}
     assert {name.partition("-")[0] for name in cache} >= parts
     command = [sys.executable, "-c", AGAIN, "made", "--results", str(study.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -77,7 +78,7 @@ def test_the_networks_of_changed_weights_run_again_and_no_others(study: Path) ->
     perturb(study / "confirm" / "c0001" / "best.pt")
     gather(study)
     changed = {name for name, when in times(study).items() if when != cache[name]}
-    assert changed == {f"{work}-c0001.parquet" for work in ("inspect", "check", "maps", "stress", "calibrate")}
+    assert changed == {f"{work}-c0001.cached" for work in ("inspect", "check", "maps", "stress", "calibrate")}
     after = pd.read_parquet(study / "tables" / "attention.parquet")
     same = [before[before.trial_id == t].equals(after[after.trial_id == t]) for t in ("c0000", "c0001", "c0002")]
     assert same == [True, False, True]
@@ -86,11 +87,12 @@ def test_the_networks_of_changed_weights_run_again_and_no_others(study: Path) ->
 @pytest.mark.parametrize("garbage", [b"", b"PAR1 cut short"])
 def test_a_garbled_part_of_the_cache_is_made_again(study: Path, garbage: bytes) -> None:
     tables = contents(study / "tables")
-    for name in ("check-c0002.parquet", "descriptors.parquet"):
+    names = ("check-c0002.cached", "descriptors.cached")
+    for name in names:
         (study / "cache" / name).write_bytes(garbage)
     gather(study)
     assert contents(study / "tables") == tables
-    assert len(pd.read_parquet(study / "cache" / "check-c0002.parquet"))
+    assert all(len((study / "cache" / name).read_bytes()) > len(garbage) for name in names)
 
 
 @pytest.mark.parametrize("kept", [b"", b"PK cut short"])
@@ -101,7 +103,7 @@ def test_garbled_weights_are_one_message(study: Path, kept: bytes, capsys: pytes
     *_, last = said = capsys.readouterr().err.strip().splitlines()
     assert [line for line in said if line.startswith("error: ")] == [last]
     assert last.startswith(f"error: {weights}: got ")
-    assert last.endswith(", must be the weights that confirm wrote")
+    assert ", must be the weights that confirm wrote; delete it, and the page is made without" in last
 
 
 def test_a_study_without_its_weights_keeps_what_was_measured(study: Path) -> None:
@@ -177,7 +179,7 @@ def test_importance_is_of_the_ranges_that_were_searched(study: Path) -> None:
     cache, space = times(study), study / "space.yaml"
     space.write_text(space.read_text().replace("{adam: {lr: 0.001}}]", "{adam: {lr: 0.001}}, {adamw: {lr: 0.001}}]"))
     gather(study)
-    assert {name for name, when in times(study).items() if when != cache[name]} == {"importance.parquet"}
+    assert {name for name, when in times(study).items() if when != cache[name]} == {"importance.cached"}
 
 
 def test_what_was_measured_on_other_configurations_is_not_kept(study: Path) -> None:
@@ -229,7 +231,7 @@ def test_weights_of_anything_else_are_refused(study: Path, tmp_path: Path) -> No
         saved | {"config": {"model": 1}},
     )
     for other in others:
-        torch.save(other, path)
+        save_whole(path, other)
         with pytest.raises(RecordError, match=r"c0000/best\.pt: got .*, must be the weights that confirm wrote"):
             forward.load_network(path)
     assert not (tmp_path / "ran").exists()
@@ -252,7 +254,7 @@ def test_what_is_cached_is_made_once(tmp_path: Path) -> None:
         made.append(1)
         return pd.DataFrame({"x": [1.5, np.nan], "y": pd.Series([1, None], dtype="Int32")})
 
-    path = tmp_path / "cache" / "part.parquet"
+    path = tmp_path / "cache" / "part.cached"
     first = forward.cached(path, "key", make)
     pd.testing.assert_frame_equal(forward.cached(path, "key", make), first)
     assert len(made) == 1

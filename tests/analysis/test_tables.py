@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from made_study import CANDIDATE, NAME, make
@@ -126,3 +127,60 @@ def test_a_broken_file_is_named_and_the_old_tables_stay(tmp_path: Path) -> None:
         tables.build(folder)
     assert (folder / "tables" / "trials.parquet").read_bytes() == before
     assert len(list((folder / "tables").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"p_9": None},
+        {"image": pa.array([0, 1, 1], pa.int32())},
+        {"image": pa.array([0, 1, 10_000], pa.int32())},
+        {"image": pa.array([-1, 0, 1], pa.int32())},
+        {"image": pa.array(["0", "1", "2"])},
+        {"label": pa.array([0, 1, 10], pa.int8())},
+        {"predicted": pa.array([0, 1, -1], pa.int8())},
+        {"confidence": pa.array([0.5, 0.5, None], pa.float32())},
+    ],
+    ids=str,
+)
+def test_predictions_of_anything_else_are_named(column: dict[str, pa.Array | None], tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=1, images=3)
+    path = folder / "confirm" / "c0001" / "predictions.parquet"
+    table = pq.read_table(path)
+    for name, values in column.items():
+        at = table.column_names.index(name)
+        table = table.remove_column(at) if values is None else table.set_column(at, name, values)
+    pq.write_table(table, path)
+    with pytest.raises(RecordError) as caught:
+        tables.build(folder)
+    assert str(caught.value).startswith(f"{path}: got ")
+    assert f"must be the predictions that this program wrote; delete {path.parent} and resume the study" in str(
+        caught.value
+    )
+
+
+def test_a_garbled_byte_of_an_earlier_table_changes_no_number(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=1, images=30)
+    tables.build(folder)
+    path, before = folder / "tables" / "predictions.parquet", tables.earlier(folder, "predictions")
+    whole, column = path.read_bytes(), pq.read_metadata(path).row_group(0).column(7)
+    assert column.path_in_schema == "image"
+    begin, refused = column.dictionary_page_offset, 0
+    for at in range(begin, begin + column.total_compressed_size):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        found = tables.earlier(folder, "predictions")
+        refused += found.empty
+        assert found.empty or found.equals(before)
+    assert refused > 50
+
+
+def test_names_beside_the_columns_of_an_earlier_table_have_no_effect(tmp_path: Path) -> None:
+    """pandas would name and type columns by them, and they have no checksum."""
+    folder = make(tmp_path / "made", seeds=1, images=30)
+    tables.build(folder)
+    path, before = folder / "tables" / "predictions.parquet", tables.earlier(folder, "predictions")
+    assert path.read_bytes().count(b'{"name": "trial_id"') == 1
+    path.write_bytes(path.read_bytes().replace(b'{"name": "trial_id"', b'{"name": "urial_id"'))
+    pd.testing.assert_frame_equal(tables.earlier(folder, "predictions"), before)
+    path.write_bytes(path.read_bytes().replace(b'{"name": "urial_id"', b'{"nbme": \xff"urial_id'))
+    pd.testing.assert_frame_equal(tables.earlier(folder, "predictions"), before)

@@ -54,8 +54,8 @@ class Study:
         if self.folder.exists():
             with (self.folder / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # what was killed has been cleaned up
-        assert not list(self.temporary.iterdir())
-        assert not list(self.processes())
+        left = [*self.temporary.iterdir(), *self.processes()]
+        assert not left, left
         return self.statuses[-1]
 
     def processes(self) -> Iterator[psutil.Process]:

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from study import cluster
 from study.cluster import Cluster
 from study.execution import Resources, slots_of
+from study.janitor import LONGEST_TMPDIR, new_folder
 
 # The longest of the sockets that Ray makes in its folder, at the longest process id.
 SOCKET = "session_2026-11-22_06-32-27_944265_4194304/sockets/dash_MetricsHead"
 
 
-@pytest.mark.parametrize("length", [cluster.LONGEST_TMPDIR, cluster.LONGEST_TMPDIR + 1])
+@pytest.mark.parametrize("length", [LONGEST_TMPDIR, LONGEST_TMPDIR + 1])
 def test_rays_sockets_fit_whatever_the_temporary_folder(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path("/tmp/".ljust(length, "x"))
     folder.mkdir(exist_ok=True)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    scratch = Path(cluster._scratch())
+    scratch = Path(new_folder())
     assert len(str(scratch / SOCKET)) <= 107
-    assert scratch.parent == (folder if length == cluster.LONGEST_TMPDIR else Path("/tmp"))
+    assert scratch.parent == (folder if length == LONGEST_TMPDIR else Path("/tmp"))
     scratch.rmdir()
     shutil.rmtree(folder)
 

@@ -17,37 +17,38 @@ import pytest
 DRIVER = """
 import fcntl, subprocess, sys, time
 from study.janitor import cleaned_up
-folder, lock = sys.argv[1], open(sys.argv[2], "w")
+lock = open(sys.argv[1], "w")
 fcntl.flock(lock, fcntl.LOCK_EX)
-with cleaned_up(folder, lock.fileno()):
+with cleaned_up(lock.fileno()) as folder:
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
     child.stdout.readline()
     unmarked = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"],
-        stdout=open(folder + "/session/log", "w"), start_new_session=True, env={},
+        stdout=open(folder + "/log", "w"), start_new_session=True, env={},
     )
-    print(child.pid, unmarked.pid, flush=True)
-    time.sleep(600 if sys.argv[3] == "waits" else 0)
+    print(folder, child.pid, unmarked.pid, flush=True)
+    time.sleep(600 if sys.argv[2] == "waits" else 0)
 """
 
 
 @pytest.mark.parametrize("end", [None, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
 def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> None:
-    folder, lock = tmp_path / "scratch", tmp_path / "lock"
-    (folder / "session").mkdir(parents=True)
+    lock = tmp_path / "lock"
     lock.touch()
-    command = [sys.executable, "-c", DRIVER, str(folder), str(lock), "ends" if end is None else "waits"]
+    command = [sys.executable, "-c", DRIVER, str(lock), "ends" if end is None else "waits"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, process_group=0) as driver:
         assert driver.stdout is not None
-        children = [psutil.Process(int(pid)) for pid in driver.stdout.readline().split()]
+        folder, *pids = driver.stdout.readline().split()
+        assert Path(folder).is_dir()
+        children = [psutil.Process(int(pid)) for pid in pids]
         if end is not None:
             os.killpg(driver.pid, end)
         driver.wait()
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            assert not folder.exists()
+            assert not Path(folder).exists()
             for child in children:
                 assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 

@@ -1,9 +1,11 @@
 """What is written is read again, whatever a kill left behind."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,21 @@ def test_trials_come_in_the_order_of_their_ids_and_by_stage(tmp_path: Path) -> N
         ("config", {**records.to_dict(CONFIG), "depth": 3}, "depth"),
         ("config", {**records.to_dict(CONFIG), "model": {"name": "transformer"}}, "transformer"),
         ("config", {**records.to_dict(CONFIG), "optimizer": {"name": "adam", "momentum": 0.9}}, "momentum"),
+        ("config", {**records.to_dict(CONFIG), "optimizer": {"name": "sgd", "lr": "0.1"}}, "optimizer SGD"),
+        ("config", {**records.to_dict(CONFIG), "model": {"name": "resnet", "blocks": [10**9]}}, "model ResNet"),
+        ("config", {**records.to_dict(CONFIG), "batch_size": 1}, "batch_size 1"),
+        ("config", {**records.to_dict(CONFIG), "augmentation": []}, "must be a trial"),
+        ("seed", "2", "seed '2'"),
+        ("seed", 10**30, "seed 1000"),
+        ("attempts", True, "attempts True"),
+        ("status", "paused", "status 'paused'"),
+        ("arm", 3, "arm 3"),
+        ("started", [], "started []"),
+        ("files", ["epochs.jsonl"], "['epochs.jsonl']"),
+        ("trial_id", "c0004", "confirm c0004"),
+        ("trial_id", "../../c0003", "confirm ../../c0003"),
+        ("stage", "search", "search c0003"),
+        ("error", ["x" * 10**6], "error ['xxx"),
     ],
 )
 def test_what_this_version_does_not_write_is_an_error_that_names_the_file(
@@ -107,24 +124,41 @@ def test_what_this_version_does_not_write_is_an_error_that_names_the_file(
 ) -> None:
     records.write_trial(tmp_path, ENDED)
     path = records.trial_folder(tmp_path, ENDED) / "trial.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    records.write_json(path, {**records.read_json(path), key: value})
     with pytest.raises(RecordError) as caught:
         records.read_trial(path.parent)
     assert str(caught.value).startswith(f"{path}: got ")
     assert said in str(caught.value)
+    assert str(caught.value).endswith(f"; delete {path.parent} and resume the study, which makes up for it")
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"seed": 2', '"seed": 3'), ('"attempts": 3', '"attempts": 30'), ("  ]", "   0]"), ("baseline", "base")],
+)
+def test_a_changed_value_is_found(old: str, new: str, tmp_path: Path) -> None:
+    records.write_trial(tmp_path, ENDED)
+    path = records.trial_folder(tmp_path, ENDED) / "trial.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RecordError, match=f"^{path}: got "):
+        records.read_trial(path.parent)
 
 
 def test_a_missing_key_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     records.write_trial(tmp_path, ENDED)
     path = records.trial_folder(tmp_path, ENDED) / "trial.json"
-    values = json.loads(path.read_text())
+    values = records.read_json(path)
     del values["seed"]
-    path.write_text(json.dumps(values))
+    records.write_json(path, values)
     with pytest.raises(RecordError, match=f"^{path}: got .*seed"):
         records.read_trial(path.parent)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"seed": 1'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"seed": 1', b"[" * 10**5, b"1" * 10**4, b'{"a": NaN}']
+)
 def test_a_file_that_is_no_object_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "trial.json"
     path.write_bytes(content)
@@ -187,6 +221,18 @@ def test_a_last_line_that_a_kill_cut_is_left_out(kept: float, tmp_path: Path) ->
     assert [record.epoch for record in records.read_epochs(tmp_path)] == [1, 2]
 
 
+def test_a_garbled_line_or_one_of_another_trial_is_left_out(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        records.append_epoch(tmp_path, dataclasses.replace(EPOCH, epoch=epoch))
+    (tmp_path / "other").mkdir()
+    records.append_epoch(tmp_path / "other", dataclasses.replace(EPOCH, epoch=3, val_accuracy=0.75))
+    one, two, three = lines(tmp_path)
+    (tmp_path / "epochs.jsonl").write_text(
+        "\n".join([one, two.replace("0.625", "0.925"), three, *lines(tmp_path / "other")])
+    )
+    assert records.read_epochs(tmp_path) == [EPOCH, dataclasses.replace(EPOCH, epoch=3)]
+
+
 def test_what_follows_a_cut_line_is_not_lost(tmp_path: Path) -> None:
     """A trial that was killed while it wrote goes on in the same file."""
     records.append_epoch(tmp_path, EPOCH)
@@ -194,6 +240,126 @@ def test_what_follows_a_cut_line_is_not_lost(tmp_path: Path) -> None:
         file.write(lines(tmp_path)[0][:40])
     records.append_epoch(tmp_path, dataclasses.replace(EPOCH, epoch=2))
     assert [record.epoch for record in records.read_epochs(tmp_path)] == [1, 2]
+
+
+# What a trial left
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """The folder of a trial that has ended, with its files."""
+    folder = records.trial_folder(tmp_path, ENDED)
+    folder.mkdir(parents=True)
+    for epoch in (1, 2):
+        records.append_epoch(folder, dataclasses.replace(EPOCH, epoch=epoch))
+    for name in ("predictions.parquet", "best.pt"):
+        (folder / name).write_text(name)
+    records.write_trial(tmp_path, ENDED)
+    return folder
+
+
+@pytest.mark.parametrize("change", ["cut", "gone", "one more"])
+def test_the_epochs_of_a_trial_that_has_ended_are_all_there(change: str, left: Path) -> None:
+    path = left / "epochs.jsonl"
+    assert records.read_trial(left) == ENDED
+    if change == "cut":
+        path.write_text(path.read_text().splitlines(keepends=True)[0])
+    elif change == "gone":
+        path.unlink()
+    else:
+        records.append_epoch(left, dataclasses.replace(EPOCH, epoch=3))
+    got = "no file" if change == "gone" else "another file"
+    with pytest.raises(
+        RecordError, match=f"^{path}: got {got}, must be the one that the trial ended with; delete {left} "
+    ):
+        records.read_trial(left)
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "best.pt"])
+def test_another_file_than_the_trial_left_is_found(name: str, left: Path) -> None:
+    records.check_left(left / name)
+    records.read_trial(left)
+    (left / name).write_text("another")
+    with pytest.raises(
+        RecordError, match=f"^{left / name}: got another file, must be the one that the trial ended with"
+    ):
+        records.check_left(left / name)
+
+
+def test_a_trial_that_is_begun_again_may_leave_other_files(left: Path) -> None:
+    again = dataclasses.replace(ENDED, status="pending")
+    records.write_trial(left.parent.parent, again)
+    records.append_epoch(left, dataclasses.replace(EPOCH, epoch=3))
+    assert records.read_trial(left) == again
+
+
+def test_a_trial_without_its_record_is_not_forgotten(left: Path) -> None:
+    (left / "trial.json").unlink()
+    with pytest.raises(RecordError, match=f"^{left / 'trial.json'}: got no such file, must be .*; delete {left} and"):
+        records.read_trials(left.parent.parent, "confirm")
+
+
+def test_a_folder_in_which_nothing_was_written_is_no_trial(tmp_path: Path) -> None:
+    """As a kill before the first whole file leaves it."""
+    (tmp_path / "search" / "s0001").mkdir(parents=True)
+    (tmp_path / "search" / "s0001" / ".trial.json.7").write_text("{")
+    assert records.read_trials(tmp_path, "search") == []
+
+
+def test_a_copied_folder_is_named(left: Path) -> None:
+    copy = shutil.copytree(left, left.with_name("c0003 (copy)"))
+    with pytest.raises(RecordError) as caught:
+        records.read_trials(left.parent.parent, "confirm")
+    assert str(caught.value).startswith(f"{copy / 'trial.json'}: got confirm c0003, must be ")
+
+
+# Studies
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("plan", [], "plan []"),
+        ("plan", {"gpus": 0.0}, "plan {'gpus': 0.0}"),
+        ("stages", {"search": {"wall_seconds": "9"}}, "wall_seconds '9'"),
+        ("stages", {"rest": {}}, "stages 'rest'"),
+        ("arms", "baseline", "arms 'baseline'"),
+        ("earlier_runs", [{"command": 1}], "command 1"),
+        ("search_over", "no", "search_over 'no'"),
+        ("space", None, "space None"),
+        ("name", ["\x1b[2J\n"], r"name ['\x1b[2J\n']"),
+    ],
+)
+def test_what_no_study_says_is_an_error_that_names_the_file(key: str, value: object, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    records.write_json(path, {"name": "a study", "status": "running"})
+    assert records.read_study(tmp_path) == {"name": "a study", "status": "running"}
+    records.write_json(path, {key: value})
+    with pytest.raises(RecordError) as caught:
+        records.read_study(tmp_path)
+    again = f"delete it, and begin again with --space {tmp_path}/space.yaml --name {tmp_path.name}: its trials are kept"
+    assert str(caught.value) == f"{path}: got {said}, must be what this program wrote; {again}"
+
+
+def test_a_space_that_was_changed_since_is_named(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("epochs: 12\n")
+    digest = hashlib.sha256(space.read_bytes()).hexdigest()
+    records.write_json(tmp_path / "study.json", {"space_sha256": digest})
+    assert records.read_study(tmp_path) == {"space_sha256": digest}
+    space.write_text("epochs: 13\n")
+    with pytest.raises(
+        RecordError, match=f"^{space}: got another space, must be the one that the study was begun with;"
+    ):
+        records.read_study(tmp_path)
+
+
+def test_no_name_in_a_message_acts_in_a_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "a\x1b[2J\nb"
+    folder.mkdir()
+    with pytest.raises(RecordError) as caught:
+        records.read_json(folder / "study.json")
+    assert str(caught.value).startswith(f"{tmp_path}/a\\x1b[2J\\nb/study.json: got no such file")
 
 
 # Files, whole or not at all
