@@ -6,6 +6,7 @@ folders (records.py), not in Ray's snapshots: those lag behind, and are pickles,
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -36,6 +37,9 @@ from study.trainer import Precision
 logger = logging.getLogger(__name__)
 
 METRIC = "best_val_accuracy"
+LOST_DISK = (  # full, read-only, broken, gone
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOENT, errno.EACCES, errno.EPERM
+)  # fmt: skip
 MAX_FAILURES = 2  # a trial that gets no further is started at most three times
 
 
@@ -342,10 +346,9 @@ def slots_of(resources: Resources) -> int:
 
 def _raise_os_error(trial: TuneTrial) -> None:
     """A full or lost disk is no fault of the trial that met it: the study stops, and the trial is not used up."""
-    if found := re.match(r"\w+: \[Errno (\d+)\] ([^:\n]+?)(?:: '(.+?)')?( \(|$)", _failure(trial)[0]):
-        error = OSError(int(found[1]), found[2], found[3])
-        if not isinstance(error, ConnectionError | TimeoutError):
-            raise error
+    found = re.match(r"\w+: \[Errno (\d+)\] ([^:\n]+?)(?:: '(.+?)')?( \(|$)", _failure(trial)[0])
+    if found and int(found[1]) in LOST_DISK:
+        raise OSError(int(found[1]), found[2], found[3])
 
 
 def _failure(trial: TuneTrial) -> tuple[str, str]:

@@ -125,6 +125,8 @@ def _new(arguments: argparse.Namespace) -> Study:
     name = arguments.name or _free_name(results, full.name)
     if arguments.name and (results / name / "study.json").exists():
         raise UsageError(f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename")
+    if (results / name).exists():
+        records.refuse_links(results / name)
     return Study(results / name, _apply(full, settings), settings, None)
 
 

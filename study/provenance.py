@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -45,6 +46,7 @@ class Book:
             "fidelity": settings["fidelity"],
             "command": command,
             "space": f"{space.name}.yaml",
+            "space_sha256": hashlib.sha256(space.text.encode()).hexdigest(),
             "seed": settings["seed"],
             "created": now,
             "begun": now,

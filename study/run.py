@@ -78,7 +78,10 @@ def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]
     options += ["--results", str(arguments.results)] if arguments.results != Path("results") else []
     options += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
     options += ["--address", arguments.address] if arguments.address else []
-    noted = records.read_json(study.folder / "study.json")
+    try:
+        noted = records.read_json(study.folder / "study.json")
+    except RecordError as error:
+        return str(error)
     if arguments.extend and study.earlier and noted.get("resumed") == study.earlier.get("resumed"):
         options = typed  # the extension is not written down yet
     command = shlex.join([provenance.typed(), "-m", "study.run", *options])

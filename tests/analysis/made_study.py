@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from scipy.special import softmax
 
 from analysis.failures import SIMILAR
@@ -19,6 +18,7 @@ from study.config import SGD, Adam, Augmentation, FashionCNN, ResNet, TrialConfi
 from study.data import CLASS_NAMES
 from study.models import build_model
 from study.records import EpochRecord, Stage, Status, TrialRecord, append_epoch, trial_folder, write_json, write_trial
+from study.trainer import save_whole
 
 NAME = "<script>alert(1)</script>"
 ARMS = {
@@ -89,6 +89,7 @@ def about(name: str, fidelity: str, *, finished: bool) -> dict[str, Any]:
             "speeds": {},
             "search_seconds": 580.0,
             "confirm_seconds": 610.0,
+            "disk_bytes": 0,
         },
         "stages": {"search": stage, "confirm": stage} if finished else {"search": stage},
     }
@@ -180,10 +181,17 @@ def vary(folder: Path, images: int, margins: dict[str, float]) -> Path:
     return folder
 
 
+def rename(folder: Path, arm: str, name: str) -> None:
+    """Give an arm another name."""
+    for record in (record for stage in records.STAGES for record in records.read_trials(folder, stage)):
+        if record.arm == arm:
+            write_trial(folder, dataclasses.replace(record, arm=name))
+
+
 def give_weights(folder: Path) -> Path:
     """Random weights for every confirmed trial, in the file that confirm writes."""
     for record in records.read_trials(folder, "confirm"):
         weights = build_model(record.config.model, record.seed).state_dict()
         saved = {"config": to_dict(record.config), "weights": weights}
-        torch.save(saved, records.trial_folder(folder, record) / "best.pt")
+        save_whole(records.trial_folder(folder, record) / "best.pt", saved)
     return folder

@@ -17,7 +17,7 @@ from analysis import figures_search, tables
 from analysis.importance import ALL, Compared, at_equal_fidelity, best_so_far, edges, importance, rank_correlation
 from study import space_file
 from study.config import TrialConfig, hyperparameters
-from study.records import EpochRecord, TrialRecord, append_epoch, trial_folder, write_trial
+from study.records import EpochRecord, TrialRecord, append_epoch, trial_folder, write_json, write_trial
 from study.space import Space
 
 SPACES = sorted(space_file.FOLDER.glob("*.yaml"))
@@ -252,7 +252,7 @@ def test_configurations_are_read_back_from_the_tables(path: Path, tmp_path: Path
         write_trial(tmp_path, record)
         epoch = EpochRecord(1, 0.1, 1.0, 0.5, 1.0, 0.4 + 0.01 * number, 9.5, 18.0, 5000.0)
         append_epoch(trial_folder(tmp_path, record), epoch)
-    (tmp_path / "study.json").write_text("{}")
+    write_json(tmp_path / "study.json", {})
     tables.build(tmp_path)
     compared = at_equal_fidelity(tables.read(tmp_path, "trials"), tables.read(tmp_path, "epochs"), of)
     assert [row.dropna().to_dict() for _, row in compared.parameters.iterrows()] == drawn

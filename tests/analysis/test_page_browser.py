@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_study import NAME, make, vary
+from made_study import NAME, make, rename, vary
 from PIL import Image
 
 from analysis import report
@@ -42,8 +42,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         vary(make(folder, seeds=SEEDS, images=IMAGES), IMAGES, {"candidate-1": 5, "baseline": 4.5, "augmented": 4})
-        for path in folder.glob("*/*/trial.json"):
-            path.write_text(path.read_text().replace('"augmented"', json.dumps(ARM)))
+        rename(folder, "augmented", ARM)
         self.page = report.build(folder, top=2)
         self.failures = pd.read_parquet(folder / "tables" / "failures.parquet")
         self.failures["title"] = ("arm " + self.failures.arm).replace("arm candidate-1", "candidate-1")

@@ -1,6 +1,5 @@
 """The command on made studies: what the page says, and what it must not say."""
 
-import json
 import re
 import subprocess
 import sys
@@ -8,10 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_study import NAME, make
+from made_study import NAME, make, rename
 
 from analysis import report
 from analysis.words import linked, plain
+from study.records import read_json, write_json
 
 
 def pages(folder: Path) -> tuple[str, str]:
@@ -81,7 +81,7 @@ def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_study_that_has_only_begun(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "study.json").write_text(json.dumps({"name": "made", "status": "running"}))
+    write_json(tmp_path / "made" / "study.json", {"name": "made", "status": "running"})
     _, text = pages(tmp_path / "made")
     assert title(text) == "Nothing to compare yet"
     assert (
@@ -93,9 +93,9 @@ def test_a_study_that_has_only_begun(tmp_path: Path) -> None:
 
 def test_a_study_that_does_not_say_how_it_was_split(tmp_path: Path) -> None:
     folder = make(tmp_path / "made", images=50)
-    about = json.loads((folder / "study.json").read_text())
+    about = read_json(folder / "study.json")
     del about["split"]
-    (folder / "study.json").write_text(json.dumps(about))
+    write_json(folder / "study.json", about)
     _, text = pages(folder)
     assert "What the networks predicted: study.json does not say how the images were split." in text
     assert "## Leaderboard" in text
@@ -150,8 +150,7 @@ def test_names_with_markup_do_no_harm(made: Path) -> None:
 
 def test_an_arm_may_be_named_anything(tmp_path: Path) -> None:
     folder = make(tmp_path / "made", images=50)
-    for path in folder.glob("*/*/trial.json"):
-        path.write_text(path.read_text().replace('"augmented"', '"$x_{ | <i>"'))
+    rename(folder, "augmented", "$x_{ | <i>")
     html, text = pages(folder)
     assert "arm $x_{ | &lt;i&gt;" in html
     row = next(line for line in text.splitlines() if line.startswith("| arm $x"))
@@ -194,7 +193,7 @@ def test_the_page_is_one_file_and_the_same_when_made_again(made: Path) -> None:
 def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, created in (("b-old", "2026-01-01T00:00:00+00:00"), ("a-new", "2026-02-01T00:00:00+00:00")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "study.json").write_text(json.dumps({"created": created}))
+        write_json(tmp_path / name / "study.json", {"created": created})
     assert report.main(["--results", str(tmp_path)]) == 0
     assert str(tmp_path / "a-new" / "report.html") in capsys.readouterr().out
 

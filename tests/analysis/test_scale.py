@@ -1,7 +1,6 @@
 """A report of 10,000 search trials × 30 epochs and 20 networks, two each of ten configurations: memory, page size."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -69,12 +68,9 @@ def _trial(folder: Path, record: TrialRecord, rng: np.random.Generator) -> None:
     ended = {"status": "completed", "stop_reason": "finished", "max_epochs": EPOCHS, "best_epoch": EPOCHS}
     records.write_trial(folder, dataclasses.replace(record, attempts=1, **ended))
     rest = rng.uniform(0.05, 0.15) + 0.3 * 0.8 ** np.arange(EPOCHS) + rng.normal(0, 0.004, EPOCHS)
-    lines = [
-        EpochRecord(epoch, 0.05, 3 * wrong, 1.02 - wrong, 3.3 * wrong, 1 - wrong, 9.5, 18.0, 5200.0)
-        for epoch, wrong in enumerate(rest.tolist(), start=1)
-    ]
-    text = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in lines)
-    (records.trial_folder(folder, record) / "epochs.jsonl").write_text(text)
+    for epoch, wrong in enumerate(rest.tolist(), start=1):
+        line = EpochRecord(epoch, 0.05, 3 * wrong, 1.02 - wrong, 3.3 * wrong, 1 - wrong, 9.5, 18.0, 5200.0)
+        records.append_epoch(records.trial_folder(folder, record), line)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ def ended(
 ) -> tuple[TrialRecord, list[EpochRecord]]:
     """The trial with these validation accuracies, completed if `fields` say nothing else; an epoch took 7 s of CPU."""
     record = replace(record, **{"status": "completed", "attempts": 1, **fields})
-    write_trial(study, record)
+    write_trial(study, replace(record, status="running"))
     epochs = [
         EpochRecord(
             epoch=epoch,
@@ -32,4 +32,5 @@ def ended(
     ]
     for epoch in epochs:
         append_epoch(trial_folder(study, record), epoch)
+    write_trial(study, record)
     return record, epochs
