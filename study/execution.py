@@ -37,9 +37,9 @@ from study.trainer import Precision
 logger = logging.getLogger(__name__)
 
 METRIC = "best_val_accuracy"
-LOST_DISK = (  # full, read-only, broken, gone
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOENT, errno.EACCES, errno.EPERM
-)  # fmt: skip
+# Of a disk that is full, read-only, broken or gone.
+DISK_ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENODEV", "ENOENT", "EACCES", "EPERM")
+LOST_DISK = {getattr(errno, name) for name in DISK_ERRORS}
 MAX_FAILURES = 2  # a trial that gets no further is started at most three times
 
 
