@@ -6,7 +6,6 @@ folders (records.py), not in Ray's snapshots: those lag behind, and are pickles,
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import os
@@ -37,9 +36,6 @@ from study.trainer import Precision
 logger = logging.getLogger(__name__)
 
 METRIC = "best_val_accuracy"
-# Of a disk that is full, read-only, broken or gone.
-DISK_ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENODEV", "ENOENT", "EACCES", "EPERM")
-LOST_DISK = {getattr(errno, name) for name in DISK_ERRORS}
 MAX_FAILURES = 2  # a trial that gets no further is started at most three times
 
 
@@ -347,7 +343,7 @@ def slots_of(resources: Resources) -> int:
 def _raise_os_error(trial: TuneTrial) -> None:
     """A full or lost disk is no fault of the trial that met it: the study stops, and the trial is not used up."""
     found = re.match(r"\w+: \[Errno (\d+)\] ([^:\n]+?)(?:: '(.+?)')?( \(|$)", _failure(trial)[0])
-    if found and int(found[1]) in LOST_DISK:
+    if found and int(found[1]) in records.LOST_DISK:
         raise OSError(int(found[1]), found[2], found[3])
 
 

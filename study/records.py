@@ -19,6 +19,7 @@ ranges are checked as well, and no link is followed out of the folder.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -40,6 +41,9 @@ Stage = Literal["search", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "confirm")
 Status = Literal["pending", "running", "completed", "stopped", "diverged", "failed"]
 ENDED: tuple[Status, ...] = ("completed", "stopped", "diverged", "failed")
+# Of a disk that is full, read-only, broken or gone.
+DISK_ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENODEV", "ENOENT", "EACCES", "EPERM")
+LOST_DISK = {getattr(errno, name) for name in DISK_ERRORS}
 LEFT = ("epochs.jsonl", "predictions.parquet", "best.pt")  # by a trial that has ended: trial.json holds their digests
 AGAIN = "; delete {folder} and resume the study, which makes up for it"
 WAY_ON = dict.fromkeys(("trial.json", *LEFT), AGAIN) | {
@@ -204,7 +208,7 @@ def _fields(of: Any) -> list[tuple[Any, ...]]:
     return [(f.name, hints[f.name], f.name, f.metadata.get("range")) for f in dataclasses.fields(of)] if hints else []
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part: temporary file, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except Exception as error:
         way_on = _way_on(arguments, study, typed)
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+        if isinstance(error, OSError) and error.errno in records.LOST_DISK:
             gone = error.errno == errno.ENOENT and study is not None and not study.folder.exists()
             print(f"{error}. {'The folder of the study is gone.' if gone else way_on}", file=sys.stderr)
             return DISK

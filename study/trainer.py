@@ -6,7 +6,6 @@ import copy
 import hashlib
 import io
 import math
-import os
 import time
 import warnings
 import zipfile
@@ -25,7 +24,7 @@ from study.config import TrialConfig
 from study.data import Splits
 from study.models import build_model
 from study.optimizers import build_optimizer, build_schedule
-from study.records import EpochRecord, printable
+from study.records import EpochRecord, printable, write_whole
 
 Precision = Literal["bf16", "fp32"]
 # Images at a time. On a CPU 1,000 are slower than 250 and take more memory; a GPU wants many.
@@ -206,22 +205,14 @@ def _tensor(array: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def save_whole(path: Path, state: dict[str, Any]) -> None:
-    """`torch.save` and a checksum to a temporary file beside `path`, forced to disk, then renamed: whole or not at all.
+    """`torch.save` and a checksum, whole or not at all.
 
     The file is as `torch.load` reads it, which looks at no checksum, but for the 32 bytes of SHA-256 at its end.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w+b") as file:
-            torch.save(state, file)
-            file.seek(0)
-            file.write(hashlib.file_digest(file, "sha256").digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
+    write_whole(path, buffer.getbuffer())
 
 
 def load_whole(content: bytes) -> Any:
