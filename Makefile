@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SPACE ?= resnet.yaml
 
-.PHONY: study test test-ray test-rest test-slow test-faults test-gpu lint clean
+.PHONY: study test test-ray test-rest test-slow test-faults test-gpu bench lint clean
 
 # Install, fetch the data, run the study and make its page.
 study: $(VENV)/installed
@@ -28,6 +28,10 @@ test-faults: $(VENV)/installed-test
 
 test-gpu: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m gpu
+
+# Some forty minutes on two cores; writes results/benchmarks.
+bench: $(VENV)/installed-test
+	for part in training accuracy overhead; do $(BIN)/python tests/benchmarks/$$part.py || exit; done
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -159,14 +159,16 @@ def _kept(study: Path) -> pa.Table:
 
 
 def _predictions(folder: Path, trial: TrialRecord, key: dict[str, Any], kept: pa.Table) -> pa.Table | None:
-    """A completed trial's predictions, by image; where its own file is gone, those of the table; None for neither."""
+    """A confirmed trial's predictions, by image; where its own file is gone, those of the table. Raises RecordError."""
     path = folder / "predictions.parquet"
-    if trial.status != "completed":
+    if trial.stage != "confirm" or trial.status != "completed":
         return None
     if not path.exists():
         same = pc.and_(pc.equal(kept["trial_id"], trial.trial_id), pc.equal(kept["config_id"], trial.config_id))
         own = kept.filter(pc.and_(same, pc.equal(kept["seed"], trial.seed)))
-        return own if len(own) else None
+        if not len(own):
+            raise broken(path, "no file", "there, or its rows in tables/predictions.parquet")
+        return own
     check_left(path)
     try:
         found = pq.read_table(path).sort_by("image")

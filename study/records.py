@@ -209,8 +209,11 @@ def _fields(of: Any) -> list[tuple[Any, ...]]:
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part: temporary file, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that a reader sees the old one or the new one, never a part: temporary file, then rename.
+
+    Its folder is made; not what that lies in: a study that was removed while it ran does not come back in pieces.
+    """
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -286,6 +289,7 @@ def trial_folder(study: Path, record: TrialRecord) -> Path:
 def write_trial(study: Path, record: TrialRecord) -> None:
     """Store a trial's record in its folder; of one that has ended the epochs are forced to disk before."""
     folder, values = trial_folder(study, record), to_dict(record)
+    folder.parent.mkdir(exist_ok=True)
     if record.status in ENDED:
         if (epochs := folder / "epochs.jsonl").exists():
             with epochs.open("rb") as file:

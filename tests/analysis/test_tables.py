@@ -159,6 +159,21 @@ def test_predictions_of_anything_else_are_named(column: dict[str, pa.Array | Non
     )
 
 
+def test_predictions_that_are_nowhere_are_missed_before_a_table_is_touched(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=1, images=3)
+    tables.build(folder)
+    for path in folder.glob("confirm/*/predictions.parquet"):
+        path.unlink()
+    table = folder / "tables" / "predictions.parquet"
+    before = table.read_bytes()
+    tables.build(folder)
+    assert table.read_bytes() == before
+    table.unlink()
+    with pytest.raises(RecordError, match="got no file, must be there, or its rows in tables"):
+        tables.build(folder)
+    assert not table.exists()
+
+
 def test_a_garbled_byte_of_an_earlier_table_changes_no_number(tmp_path: Path) -> None:
     folder = make(tmp_path / "made", seeds=1, images=30)
     tables.build(folder)

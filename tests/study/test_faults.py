@@ -156,6 +156,16 @@ def test_a_disturbed_study_ends_as_one_left_alone(
     print(f"\n{name} {times} times: {said}")
 
 
+def test_a_study_that_is_removed_while_it_runs_stays_removed(study: Study) -> None:
+    def remove(driver: subprocess.Popen[str]) -> None:
+        next(line for line in study.lines() if " epoch 1/" in line)
+        study.folder.rename(study.folder.with_name("elsewhere"))
+
+    assert study.run(remove) == 74
+    assert not study.folder.exists()
+    assert study.log.read_text().splitlines()[-1].endswith("The folder of the study is gone.")
+
+
 def test_nodes_of_a_cluster_are_lost(study: Study, undisturbed: Study) -> None:
     """Three nodes of one core each, of which the youngest goes, and another comes."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

@@ -1,0 +1,38 @@
+"""Where benchmarks leave what they measured: results/benchmarks, as Parquet, and as a table to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from study import provenance
+from study.records import write_whole
+
+FOLDER = Path(__file__).parents[2] / "results" / "benchmarks"
+
+
+def write(name: str, measured: pd.DataFrame, summary: pd.DataFrame) -> None:
+    """Every measurement to NAME.parquet, the summary to NAME.md, with the machine and the versions; prints it too."""
+    hardware, versions, git = provenance.hardware(), provenance.versions(), provenance.git_state()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    measured.attrs = {"hardware": hardware, "versions": versions, "git": git}
+    measured.to_parquet(FOLDER / f"{name}.parquet", index=False)
+    machine = f"{hardware['cpu']}, {hardware['cores']} cores, {', '.join(hardware['gpus']) or 'no GPU'}"
+    used = ", ".join(
+        f"{package} {version}"
+        for package, version in versions.items()
+        if package in ("python", "torch", "ray", "optuna")
+    )
+    lines = [f"# {name}", "", f"{machine}; {used}; commit {git['commit']}{' with changes' * bool(git['dirty'])}.", ""]
+    lines += ["| " + " | ".join(summary.columns) + " |", "|" + "---|" * len(summary.columns)]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in summary.itertuples(index=False)]
+    text = "\n".join(lines) + "\n"
+    write_whole(FOLDER / f"{name}.md", text.encode())
+    print(text)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,71 @@
+"""The studies in results/: their tables follow from what is stored, and the README's words from their tables."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis import tables
+from analysis.effects import signed
+from analysis.runs import Runs
+from analysis.verdicts import NOT_TESTED, judge
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+SHOWN = RESULTS / "fashion_cnn"
+STUDIES = sorted(path.parent.name for path in RESULTS.glob("*/study.json"))
+OF_RUNS = ("trials", "epochs", "predictions", "images", "attention", "attention_checks", "stress", "calibration")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOUND = README.partition("## What it found\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="which files are committed, git alone knows")
+def test_results_are_small_enough_to_be_committed() -> None:
+    files = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert sum((ROOT / file).stat().st_size for file in files.split()) <= 12 * 2**20
+    assert {Path(file).parts[1] for file in files.split()} >= {*STUDIES}
+
+
+def test_tables_made_again_have_the_same_bytes(tmp_path: Path) -> None:
+    """From the records, and the predictions that the table itself stores."""
+    again = shutil.copytree(SHOWN, tmp_path / SHOWN.name)
+    tables.build(again)
+    for name in ("trials", "epochs", "predictions"):
+        file = f"tables/{name}.parquet"
+        assert (again / file).read_bytes() == (SHOWN / file).read_bytes(), name
+
+
+def test_the_verdicts_follow_from_the_tables() -> None:
+    found = judge(Runs(*(tables.read(SHOWN, name) for name in OF_RUNS)))
+    stored = tables.read(SHOWN, "claims")
+    pd.testing.assert_frame_equal(found, stored[found.columns], check_dtype=False, check_categorical=False)
+
+
+def test_the_headline_can_be_had_in_three_lines_of_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    code, said = re.search(r"```python\nimport pandas as pd\n\n(.+)  # (.+)\n```", FOUND, re.DOTALL).groups()  # type: ignore[union-attr]
+    assert len(code.splitlines()) == 3
+    before, last = code.rsplit("\n", 1)
+    names: dict[str, Any] = {"pd": pd}
+    exec(before, names)
+    points = signed(100 * eval(last, names))
+    assert points == said.removesuffix(" points")
+    assert f"**{points.removeprefix('−')} points**" in FOUND
+
+
+def test_every_verdict_in_the_readme_is_that_of_a_study() -> None:
+    claims = pd.concat([tables.read(RESULTS / name, "claims") for name in STUDIES])
+    claims = claims[claims.verdict != NOT_TESTED].set_index(["text", "study"])
+    rows = re.findall(r"^\| (.+?) \| `(\w+)`( \(preview\))? \| (.+?) \| (.+?) \|$", FOUND, re.MULTILINE)
+    assert len(rows) >= 12
+    for text, study, preview, verdict, effect in rows:
+        row = claims.loc[(text, study)]
+        assert bool(preview) == (row.fidelity == "preview"), text
+        assert verdict == row.verdict, text
+        assert effect == f"{signed(row.effect)} {row.unit} ({signed(row.low)} to {signed(row.high)})", text
