@@ -59,11 +59,11 @@ class Evidence:
     missing: list[str]  # what could not be made, and why
 
 
-def gather(folder: Path, top: int, stressed: int | None, step: Step) -> Evidence:
+def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: Path | None = None) -> Evidence:
     """Build the tables of the study in `folder` and find what there is in them. Raises RecordError and DataError.
 
     The best `top` configurations are compared with each other, and `stressed` test images corrupted (STRESSED by
-    default). `step` is told what is being done.
+    default). `data_dir` holds Fashion-MNIST, where it is not found by itself; `step` is told what is being done.
     """
     step("tables")
     tables.build(folder)
@@ -78,7 +78,7 @@ def gather(folder: Path, top: int, stressed: int | None, step: Step) -> Evidence
         predictions = predictions[:0]
     if len(predictions):
         step("descriptors")
-        images, splits = _images(folder, about, predictions)
+        images, splits = _images(folder, about, predictions, data_dir)
         step("failures")
         found["images"] = images.table.reset_index().assign(**study)
         found["failures"] = failures.failures(predictions, images.table)
@@ -113,8 +113,10 @@ def _elsewhere(folder: Path) -> pd.DataFrame:
     return claims[claims.verdict != verdicts.NOT_TESTED]
 
 
-def _images(folder: Path, about: dict[str, Any], predictions: pd.DataFrame) -> tuple[Images, Splits]:
-    loaded = data.load()
+def _images(
+    folder: Path, about: dict[str, Any], predictions: pd.DataFrame, data_dir: Path | None
+) -> tuple[Images, Splits]:
+    loaded = data.load(data_dir)
     first = predictions[predictions.trial_id == predictions.trial_id.iloc[0]].sort_values("image")
     places = first.image.to_numpy()
     labels = first.label.cat.codes.to_numpy().astype(np.uint8)
@@ -123,7 +125,10 @@ def _images(folder: Path, about: dict[str, Any], predictions: pd.DataFrame) -> t
             f"{folder}: got predictions with other labels than the test images', must be of Fashion-MNIST"
         )
     parts = about["split"]
-    split = data.split(loaded, parts["train"], parts["validation"], parts["test"], parts["seed"])
+    try:
+        split = data.split(loaded, parts["train"], parts["validation"], parts["test"], parts["seed"])
+    except ValueError as error:
+        raise RecordError(f"{folder / 'study.json'}: {error}") from error
     pixels = loaded.test_images[places]
     described = cached(
         folder / "cache" / "descriptors.cached",

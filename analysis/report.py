@@ -27,7 +27,7 @@ from analysis.rerun import STRESSED, Step
 from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
-from study.records import RecordError, read_json, write_whole
+from study.records import LOST_DISK, RecordError, drop_temporaries, read_json, write_whole
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
@@ -39,13 +39,15 @@ class InputError(ValueError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: done; 2: bad input."""
+    """Exit status 0: done; 2: bad input; 74: a file that could not be read or written; 130: interrupted."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Make the page of a study.")
     parser.add_argument("name", nargs="?", help="the study (default: the newest)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where studies are (default: results)")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"compare the best N (default: {TOP})")
     of_stress = f"corrupt N of the test images (default: {STRESSED['full']:,}, of a preview {STRESSED['preview']})"
     parser.add_argument("--stress-images", type=int, metavar="N", help=of_stress)
+    of_data = "a folder that holds Fashion-MNIST's IDX files"
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=of_data)
     options = parser.parse_args(argv)
     try:
         for option, least in (("top", 0), ("stress_images", 1)):
@@ -61,10 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(said, file=sys.stderr)
                 progress.update(task, description=said, completed=done, total=of)
 
-            path = build(folder, options.top, options.stress_images, step)
+            path = build(folder, options.top, options.stress_images, step, options.data_dir)
     except (InputError, RecordError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in LOST_DISK:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 74
+    except KeyboardInterrupt:
+        print("Interrupted. What took long is kept in the study's cache.", file=sys.stderr)
+        return 130
     print(f"page    {path}\nin text {path.with_suffix('.md')}\ntables  {folder / 'tables'}")
     return 0
 
@@ -87,14 +97,19 @@ def _created(path: Path) -> str:
 
 
 def build(
-    folder: Path, top: int = TOP, stressed: int | None = None, step: Step = lambda said, done=0, of=1: None
+    folder: Path,
+    top: int = TOP,
+    stressed: int | None = None,
+    step: Step = lambda said, done=0, of=1: None,
+    data_dir: Path | None = None,
 ) -> Path:
     """Write tables, figures, report.md and report.html into the study's folder; the page's path.
 
     The best `top` configurations are compared, `stressed` of the test images corrupted; `step` is told what is being
-    done. Raises RecordError and DataError.
+    done, `data_dir` holds Fashion-MNIST where it is not found by itself. Raises RecordError and DataError.
     """
-    evidence = gather(folder, top, stressed, step)
+    drop_temporaries(folder)
+    evidence = gather(folder, top, stressed, step, data_dir)
     step("figures and page")
     made = page(evidence)
     for picture in pictures(made.sections):

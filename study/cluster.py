@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
             options: dict[str, Any] = {} if address else ours
             try:
                 context: Any = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-            except (ConnectionError, RayError, ValueError) as error:
+            except (ConnectionError, RayError, RuntimeError, ValueError) as error:
                 if address is None:
                     raise
                 why = str(error).strip().splitlines()[0]
@@ -114,9 +114,15 @@ def _ensure_token() -> None:
     """A token that only this user can read; Ray's own is created readable by all."""
     path = TOKEN.expanduser()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.exists():
+    if path.exists() and path.stat().st_size:
         path.chmod(0o600)
         return
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w") as file:
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
+    if path.exists():
+        os.replace(made, path)  # of an empty one
+        return
+    with suppress(FileExistsError):  # another study was first
+        os.link(made, path)
+    made.unlink()

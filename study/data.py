@@ -89,7 +89,7 @@ def load(data_dir: Path | None = None) -> FashionMNIST:
         if not _holds(named):
             origin = "--data-dir" if data_dir else f"${ENVIRONMENT_VARIABLE}"
             raise DataError(f"{origin}: got {named}, must be a folder with the IDX files {', '.join(CHECKSUMS)}")
-        return _read(named)
+        return _read(named, "put back the published one")
     cache = _cache()
     for folder in (cache, DEBIAN_FOLDER):
         if _holds(folder):
@@ -166,7 +166,7 @@ def _find(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _read(folder: Path) -> FashionMNIST:
+def _read(folder: Path, way_on: str = "delete it to fetch it again") -> FashionMNIST:
     arrays = []
     for name, expected in CHECKSUMS.items():
         path = _find(folder, name) or folder / name
@@ -174,10 +174,10 @@ def _read(folder: Path) -> FashionMNIST:
             content = path.read_bytes()
             content = gzip.decompress(content) if path.suffix == ".gz" else content
         except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError(f"{path}: got {error}, must be a readable IDX file; delete it to fetch it again") from error
+            raise DataError(f"{path}: got {error}, must be a readable IDX file; {way_on}") from error
         found = hashlib.sha256(content).hexdigest()
         if found != expected:
-            raise DataError(f"{path}: got SHA-256 {found}, must be {expected}; delete it to fetch it again")
+            raise DataError(f"{path}: got SHA-256 {found}, must be {expected}; {way_on}")
         dimensions = content[3]
         array = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
         arrays.append(array.reshape(-1, SIDE, SIDE) if dimensions == 3 else array)

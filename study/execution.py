@@ -29,6 +29,7 @@ from ray.tune.search import Searcher
 from study import cluster, records
 from study.config import to_dict
 from study.data import Splits
+from study.opening import UsageError
 from study.records import EpochRecord, TrialRecord
 from study.trainable import Job, TrialTrainable
 from study.trainer import Precision
@@ -84,7 +85,7 @@ class TrialQueue(Searcher):
             config=to_dict(record.config),
             seed=record.seed,
             max_epochs=record.max_epochs,
-            folder=str(folder),
+            folder=str(folder.absolute()),  # workers of a cluster run in another folder
             precision=self.resources.precision,
             cores=self.resources.cores,
             gpus=self.resources.gpus,
@@ -336,15 +337,18 @@ def slots_of(resources: Resources) -> int:
         had.append(f"{cores:g} and {gpus:g}")
     if not slots:
         got = f"{resources.cores} cores and {resources.gpus:g} GPUs for a trial"
-        raise ValueError(f"resources: got {got}, must fit into {' or '.join(sorted(set(had))) or 'a node'}")
+        raise UsageError(f"resources: got {got}, must fit into {' or '.join(sorted(set(had))) or 'a node'}")
     return slots
 
 
 def _raise_os_error(trial: TuneTrial) -> None:
     """A full or lost disk is no fault of the trial that met it: the study stops, and the trial is not used up."""
-    found = re.match(r"\w+: \[Errno (\d+)\] ([^:\n]+?)(?:: '(.+?)')?( \(|$)", _failure(trial)[0])
+    found = re.match(r"""\w+: \[Errno (\d+)\] ([^:\n]+?)(?:: (['"])(.+?)\3)?( \(|$)""", _failure(trial)[0])
     if found and int(found[1]) in records.LOST_DISK:
-        raise OSError(int(found[1]), found[2], found[3])
+        number, path = int(found[1]), str(found[4])
+        # That some file elsewhere is missing or closed says nothing of the disk.
+        if number not in records.OF_A_PATH or path.startswith(trial.config["job"]["folder"]):
+            raise OSError(number, found[2], path)
 
 
 def _failure(trial: TuneTrial) -> tuple[str, str]:

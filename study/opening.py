@@ -125,9 +125,22 @@ def _new(arguments: argparse.Namespace) -> Study:
     name = arguments.name or _free_name(results, full.name)
     if arguments.name and (results / name / "study.json").exists():
         raise UsageError(f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename")
-    if (results / name).exists():
-        records.refuse_links(results / name)
-    return Study(results / name, _apply(full, settings), settings, None)
+    study = Study(results / name, _apply(full, settings), settings, None)
+    if study.folder.exists():
+        records.refuse_links(study.folder)
+        _check_kept(study)
+    return study
+
+
+def _check_kept(study: Study) -> None:
+    """Raise UsageError where trials that a lost study.json left behind are of another study than that to begin."""
+    space = study.space
+    for record in records.read_trials(study.folder, "search"):
+        config, arm = record.config, record.arm
+        known = config == space.arms.get(arm) if arm else space.parameters_in_search(config) is not None
+        if (known, record.seed, record.max_epochs) != (True, study.settings.seed, min(config.epochs, space.epochs)):
+            must = f"the space, --seed and --fidelity that {study.folder} was begun with, or another --name"
+            raise UsageError(f"--space: got one to which {record.trial_id} there does not belong, must be {must}")
 
 
 def _earlier(arguments: argparse.Namespace, name: str) -> Study:
@@ -147,14 +160,15 @@ def _earlier(arguments: argparse.Namespace, name: str) -> Study:
         settings = Settings.from_json(earlier["settings"])
         if wrong := records.misfit(settings, Settings):
             raise ValueError(wrong)
-        plan, space, *_ = (earlier[key] for key in ("plan", "space", "stages", "hardware"))
+        space, *_ = (earlier[key] for key in ("space", "stages", "hardware"))
+        gpus, device = (earlier["plan"][key] for key in ("gpus", "device"))
     except (KeyError, TypeError, ValueError) as error:
         raise records.broken(folder / "study.json", f"{error!r}", "what this program wrote") from error
     if (settings.cores or 1) > (here := provenance.cores()):
         must = f"at least {settings.cores}, the --cpus-per-trial that the study was begun with"
         raise UsageError(f"{option}: got {here} cores here, must be {must}")
-    if plan["gpus"] and not provenance.gpu_count():
-        raise UsageError(f"{option}: got no GPU here, must be one: the study was begun on {plan['device']}")
+    if gpus and not provenance.gpu_count():
+        raise UsageError(f"{option}: got no GPU here, must be one: the study was begun on {device}")
     full = replace(space_file.load(folder / "space.yaml"), name=Path(space).stem)
     if arguments.extend:
         settings, earlier = _extended(arguments, folder, full, settings, earlier)

@@ -8,6 +8,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from study.config import within
 from study.confirm import SUPERSEDED
 from study.execution import Resources
+from study.opening import UsageError
 from study.probe import Speed, architecture, faster_precision, flops, parameters_of, peak_memory, probe, ready
 from study.provenance import cores as available_cores
 from study.provenance import free_memory, gpu_count
@@ -43,15 +46,15 @@ class Plan:
     """How the trials of a study run, and what that is expected to cost."""
 
     device: str
-    cores: int  # of one trial
-    gpus: float  # of one trial
-    slots: int  # trials at a time
     precision: Precision
     speeds: dict[str, Speed]  # by what `architecture` says of a model
-    search_seconds: float
-    confirm_seconds: float
-    disk_bytes: int
-    memory_bytes: int = 0  # of one trial at most: on the GPU, or without one of its process
+    cores: int = within(1, 10**6)  # of one trial
+    gpus: float = within(0, 1)  # of one trial
+    slots: int = within(1, 10**6)  # trials at a time
+    search_seconds: float = within(0, math.inf)
+    confirm_seconds: float = within(0, math.inf)
+    disk_bytes: int = within(0, 2**53)
+    memory_bytes: int = within(0, 2**53, default=0)  # of one trial at most: on the GPU, or without one of its process
 
     @property
     def seconds(self) -> float:
@@ -118,7 +121,18 @@ def make_plan(
 
     def needs(pool: ProcessPoolExecutor, precision: Precision) -> tuple[int, int]:
         """Bytes of the largest trial, and bytes that were free, each network measured alone."""
-        found = [pool.submit(peak_memory, models[name], most, precision, total).result() for name in measured]
+        found = []
+        for name in measured:
+            try:
+                found.append(pool.submit(peak_memory, models[name], most, precision, total).result())
+            except (
+                BrokenProcessPool,
+                MemoryError,
+                RuntimeError,
+            ) as error:  # killed by the kernel; torch raises the last
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                got = f"{name} with batches of {most} ({why})"
+                raise UsageError(f"model: got {got}, must be one whose training fits into memory") from error
         return max(needed for needed, _ in found), min(free for _, free in found)
 
     def speed(pool: ProcessPoolExecutor, name: str, each: int, at_once: int) -> Speed:
@@ -157,7 +171,7 @@ def make_plan(
             speeds |= {name: speed(pool, name, cores, slots) for name in measured[1:]}
     device = torch.cuda.get_device_name() if devices else "cpu"
     speeds = between(speeds, work)
-    return estimate(Plan(device, cores, gpus, slots, precision, speeds, 0.0, 0.0, 0, memory), space, rule)
+    return estimate(Plan(device, precision, speeds, cores, gpus, slots, 0.0, 0.0, 0, memory), space, rule)
 
 
 @contextmanager

@@ -5,7 +5,9 @@ Imported by fresh processes that must measure soon: nothing here needs Ray or Op
 
 from __future__ import annotations
 
+import math
 import resource
+import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from study.config import Adam, Augmentation, Model, ResNet, TrialConfig
+from study.config import Adam, Augmentation, Model, ResNet, TrialConfig, within
 from study.data import Splits
 from study.models import build_model
 from study.models.resnet import BasicBlock
@@ -29,12 +31,16 @@ RESIDENT_BYTES = 60_000 * (28 * 28 + 8)  # all training images and their labels
 class Speed:
     """What one trial reaches while every slot is busy, in images a second."""
 
-    train: float
-    evaluate: float
+    train: float = within(0, math.inf, open_low=True)
+    evaluate: float = within(0, math.inf, open_low=True)
 
 
 def ready(barrier: Barrier) -> None:
-    """Hold a new process until all have started: the first could otherwise measure while the others still import."""
+    """Hold a new process until all have started: the first could otherwise measure while the others still import.
+
+    Ctrl-C is left to the process that started it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     barrier.wait(timeout=300)
 
 

@@ -33,6 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
+import psutil
+
 from study.config import TrialConfig, from_dict, to_dict
 
 SCHEMA_VERSION = 1
@@ -44,10 +46,12 @@ ENDED: tuple[Status, ...] = ("completed", "stopped", "diverged", "failed")
 # Of a disk that is full, read-only, broken or gone.
 DISK_ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENODEV", "ENOENT", "EACCES", "EPERM")
 LOST_DISK = {getattr(errno, name) for name in DISK_ERRORS}
+OF_A_PATH = {errno.ENOENT, errno.EACCES, errno.EPERM}  # of these what a path says of itself, and maybe of the disk
 LEFT = ("epochs.jsonl", "predictions.parquet", "best.pt")  # by a trial that has ended: trial.json holds their digests
 AGAIN = "; delete {folder} and resume the study, which makes up for it"
 WAY_ON = dict.fromkeys(("trial.json", *LEFT), AGAIN) | {
-    "study.json": "; delete it, and begin again with --space {folder}/space.yaml --name {name}: its trials are kept",
+    "study.json": "; delete it, and begin again with --space {folder}/space.yaml --name {name} and the options that the"
+    " study was begun with: its trials are kept",
     "space.yaml": "; put back the old one, or begin another study with the new one",
     "best.pt": "; delete it, and the page is made without this network's maps",
 }
@@ -104,23 +108,6 @@ class TrialRecord:
         return f"{self.config.label} #{self.trial_id}"
 
 
-class Speeds(TypedDict):
-    train: float
-    evaluate: float
-
-
-class Planned(TypedDict):
-    device: str
-    cores: int
-    gpus: float
-    slots: int
-    precision: Literal["bf16", "fp32"]
-    speeds: dict[str, Speeds]
-    search_seconds: float
-    confirm_seconds: float
-    disk_bytes: int
-
-
 class Run(TypedDict, total=False):
     command: list[str]
     git: dict[str, str | bool | None]
@@ -141,7 +128,7 @@ class About(Run, total=False):
     budget: dict[str, int]
     arms: list[str]
     settings: dict[str, Any]
-    plan: Planned
+    plan: dict[str, Any]  # see `plan.Plan`, which checks it
     stages: dict[Stage, dict[str, float | None]]
     search_over: bool
     earlier_runs: list[Run]
@@ -389,7 +376,8 @@ def drop_checkpoint(folder: Path) -> None:
 
 
 def drop_temporaries(folder: Path) -> None:
-    """Remove what a kill left of a worker's half-written files; to be called while no worker writes there."""
-    for name in ("checkpoint.pt", "best.pt", "predictions.parquet"):
-        for leftover in folder.glob(f".{name}.*"):
+    """Remove what processes that live no more left half written in a folder, and in those in it."""
+    for leftover in folder.rglob(".*.*.[0-9]*"):
+        process = leftover.name.rpartition(".")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             leftover.unlink()

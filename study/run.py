@@ -52,7 +52,12 @@ def main(argv: list[str] | None = None) -> int:
                 _show_plan(console, study, *_plan(study)[1:])
             return 0
         with locked(study.folder) as lock, cleaned_up(lock):
-            return _run(study, loaded, console, ["python", "-m", "study.run", *typed], arguments.address)
+            if study.earlier:
+                study = open_study(arguments)  # a run that has ended meanwhile may have changed it
+            elif (study.folder / "study.json").exists():
+                raise UsageError(f"{study.folder.name}: begun by another run meanwhile; choose a --name")
+            records.drop_temporaries(study.folder)
+            return _run(study, loaded, console, ["python", "-m", "study.run", *typed], arguments)
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -111,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=_whole, help="of the search, and the base of confirm's (default: 0)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="a folder that holds Fashion-MNIST's IDX files")
     of_address = "of a Ray cluster to run on, whose nodes share the results folder (default: this machine alone)"
-    parser.add_argument("--address", metavar="HOST:PORT", help=of_address)
+    parser.add_argument("--address", type=_address, metavar="HOST:PORT", help=of_address)
     parser.add_argument("--dry-run", action="store_true", help="check everything, measure, print the plan, and stop")
     return parser
 
@@ -121,7 +126,12 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     from study.plan import Plan, estimate, make_plan, measures, rest
 
     space, settings, earlier = study.space, study.settings, study.earlier or {}
-    plan = Plan.from_json(earlier["plan"]) if earlier else None
+    try:
+        plan = Plan.from_json(earlier["plan"]) if earlier else None
+        if plan and (wrong := records.misfit(plan, Plan)):
+            raise ValueError(wrong)
+    except (KeyError, TypeError, ValueError) as error:
+        raise records.broken(study.folder / "study.json", f"plan {error}", "what this program wrote") from error
     if plan is None or earlier["hardware"] != provenance.hardware() or not measures(plan, space):
         precision = plan.precision if plan else None  # trials of a study are computed alike wherever it goes on
         plan = make_plan(space, settings.rule, settings.cores, settings.gpus, precision)
@@ -185,7 +195,9 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: list[str], address: str | None) -> int:
+def _run(
+    study: Study, loaded: data.FashionMNIST, console: Console, command: list[str], options: argparse.Namespace
+) -> int:
     import ray
 
     from study import cluster, confirm, execution, progress
@@ -203,13 +215,13 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
         splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if study.earlier is None:
-        records.write_whole(folder / "space.yaml", chosen.text.encode())
-    book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
     execution.quiet()
-    with cluster.running(address=address) as ray_cluster:
-        if address:
+    with cluster.running(address=options.address) as ray_cluster:
+        if options.address:
             cluster.check_shared(folder / ".lock")
+        if study.earlier is None:
+            records.write_whole(folder / "space.yaml", chosen.text.encode())
+        book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
         for line in ray_cluster.how_to_watch(folder):
             console.print(Text(line), soft_wrap=True)
         shared = ray.put(splits)
@@ -242,12 +254,13 @@ def _run(study: Study, loaded: data.FashionMNIST, console: Console, command: lis
     if any(record.status not in ENDED for record in everything):
         raise Interrupted
     book.finish()
-    return _conclude(console, folder, everything)
+    return _conclude(console, folder, options.data_dir, everything)
 
 
-def _conclude(console: Console, folder: Path, everything: list[TrialRecord]) -> int:
+def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:
     failed = [record for record in everything if record.status == "failed"]
     where = "" if folder.parent == Path("results") else f" --results {shlex.quote(str(folder.parent))}"
+    where += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
     report = f"{provenance.typed()} -m analysis.report {folder.name}{where}"
     console.print(Text(f"Done. To see what came out: {report}"), soft_wrap=True)
     if failed:
@@ -267,6 +280,12 @@ def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) > 10**6:
         raise argparse.ArgumentTypeError(f"got {text}, must be a whole number from 0 to 1,000,000")
     return int(text)
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[\da-fA-F:.]+\]:\d{1,5}", text):
+        raise argparse.ArgumentTypeError(f"got {text!r}, must be HOST:PORT")
+    return text
 
 
 def _share(text: str) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 import ray
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -45,9 +45,9 @@ class Proposer:
         for leftover in journal.parent.glob(f"{journal.name}*"):
             leftover.unlink()
         self.space, self.seed = space, seed
-        self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))), study_name=space.name, direction="maximize"
-        )
+        # Optuna's usual lock is a link, which a kill leaves, and no study's folder may hold one.
+        backend = JournalFileBackend(str(journal), JournalFileOpenLock(str(journal)))
+        self.study = optuna.create_study(storage=JournalStorage(backend), study_name=space.name, direction="maximize")
         self.asked: dict[str, optuna.Trial] = {}
         self.told: set[str] = set()
 
@@ -63,6 +63,14 @@ class Proposer:
         trial.set_user_attr("trial_id", trial_id)
         self.asked[trial_id] = trial
         return self.space.suggest(trial)
+
+    def take_up(self, record: TrialRecord) -> None:
+        """Know of a trial, asked for before the study was cut off, that it still runs."""
+        if (parameters := self.space.parameters_in_search(record.config)) is not None:
+            self.study.enqueue_trial(parameters, {"trial_id": record.trial_id})
+            trial = self.study.ask()
+            self.space.suggest(trial)
+            self.asked[record.trial_id] = trial
 
     def tell(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
         """Learn how a trial ended, once. A configuration outside the space (an arm may be) teaches nothing."""
@@ -108,7 +116,9 @@ class Search:
         known = [self._settled(record) for record in records.read_trials(study, "search")]
         for record in known:
             if record.status in ENDED:
-                self.proposer.tell(record, records.read_epochs(records.trial_folder(study, record)))
+                self.proposer.tell(record, self._epochs(record))
+            elif record.arm is None:
+                self.proposer.take_up(record)
         self.count = len(known)  # trials handed out so far, of the budget
         self.number = max((int(record.trial_id[1:]) for record in known), default=0)
         self.ended = {record.trial_id for record in known if record.status in ENDED}

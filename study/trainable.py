@@ -52,6 +52,7 @@ class TrialTrainable(tune.Trainable):
         self.job = Job(**config["job"])
         self.folder = Path(self.job.folder)
         self.begun = False
+        vars(self).pop("trainer", None)  # of the trial before, whose memory this one needs
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The worker goes on with another trial."""
@@ -73,6 +74,7 @@ class TrialTrainable(tune.Trainable):
                 self.trainer.load(self._checkpoint)
             except ValueError as error:  # not whole: the trial starts again from its first epoch
                 self.discarded = str(error)
+                del self.trainer
                 self.trainer = self._fresh_trainer()
         self.reported = 0  # epochs of the history that have been reported
         self.started = time.time()

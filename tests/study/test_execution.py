@@ -131,7 +131,7 @@ def test_an_epoch_whose_line_a_kill_cut_is_recorded_from_the_checkpoint(running:
 
 def test_a_trial_that_starts_again_removes_what_a_kill_left_half_written(running: Running) -> None:
     running.attempt(1, checkpoint_at=1)
-    (running.folder / ".checkpoint.pt.1").write_bytes(b"cut")
+    (running.folder / f".checkpoint.pt.{2**22 + 1}").write_bytes(b"cut")  # by no process that lives
     running.attempt(1, checkpoint_at=2)
     assert sorted(path.name for path in running.folder.iterdir()) == ["checkpoint.pt", "epochs.jsonl", "trial.json"]
 
@@ -316,13 +316,23 @@ def test_a_trial_that_gets_further_may_lose_workers_as_often_as_it_likes(running
     assert not failing.trial.should_recover()
 
 
+@pytest.mark.parametrize("file", ["checkpoint.pt", "user's/checkpoint.pt"])
 @pytest.mark.parametrize("recovers", [True, False])
-def test_a_disk_that_fails_ends_the_study_and_not_the_trial(recovers: bool, running: Running, failing: Failing) -> None:
+def test_a_disk_that_fails_ends_the_study_and_not_the_trial(
+    file: str, recovers: bool, running: Running, failing: Failing
+) -> None:
     failing.start()
-    with pytest.raises(OSError, match=r"No space left on device: 'checkpoint\.pt'$"):
-        failing.fail(task_error(OSError(errno.ENOSPC, "No space left on device", "checkpoint.pt")), recovers)
+    with pytest.raises(OSError, match=rf"No space left on device: .{file}.$"):
+        failing.fail(task_error(OSError(errno.ENOSPC, "No space left on device", file)), recovers)
     assert records.read_trial(running.folder).status == "running"
     assert running.heard.ends == []
+
+
+def test_a_file_that_is_missing_ends_the_study_if_it_is_of_the_study(running: Running, failing: Failing) -> None:
+    failing.start()
+    failing.fail(task_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "/lib/kernels.so")), True)
+    with pytest.raises(FileNotFoundError):
+        failing.fail(task_error(FileNotFoundError(errno.ENOENT, "Gone", str(running.folder / "best.pt"))), True)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ budget: {trials: 5, candidates: 1, seeds: 2}
 preview: {}
 """
 SETTINGS = Settings("full", "asha", 0, Budget(5, 1, 2), time_budget_s=60.0, cores=None, gpus=None)
-PLAN = Plan("cpu", 1, 0.0, 2, "fp32", {"fashion_cnn 4 16": Speed(100, 400)}, 1.0, 1.0, 0)
+PLAN = Plan("cpu", "fp32", {"fashion_cnn 4 16": Speed(100, 400)}, 1, 0.0, 2, 1.0, 1.0, 0)
 ENDED = ("search/s0001", "search/s0002", "search/s0003", "confirm/c0001", "confirm/c0002")
 RUNNING = ("search/s0004", "confirm/c0003")
 FILES = [
@@ -282,10 +282,13 @@ def test_without_its_study_json_a_study_that_is_begun_again_keeps_its_trials(stu
 
 @pytest.mark.parametrize("trial", ["search/s0001", "confirm/c0002"])
 def test_what_becomes_of_a_trial_whose_folder_is_deleted(trial: str, study: Path) -> None:
-    lost = records.read_trial(study / trial)
+    def pending() -> list[tuple[str, str | None, int]]:
+        *_, waiting, _, planned, _ = read_again(study)
+        return [(r.stage, r.arm, r.seed) for r in [*waiting, *planned] if r.status == "pending"]
+
+    lost, before = records.read_trial(study / trial), pending()
     shutil.rmtree(study / trial)
-    *_, waiting, _, planned, _ = read_again(study)
-    assert [record.arm for record in [*waiting, *planned] if record.status == "pending"].count(lost.arm) >= 1
+    assert sorted(map(str, pending())) == sorted(map(str, [*before, (lost.stage, lost.arm, lost.seed)]))
 
 
 # Made by somebody else: checksums and all

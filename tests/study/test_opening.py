@@ -18,7 +18,7 @@ from study.opening import Settings, Study, UsageError, locked, open_study
 from study.plan import Plan, Rest
 from study.probe import Speed
 from study.provenance import Book
-from study.records import TrialRecord
+from study.records import RecordError, TrialRecord
 from study.space import Budget
 
 SPACE = """
@@ -30,7 +30,7 @@ budget: {trials: 16, candidates: 3, seeds: 2}
 preview: {}
 """
 SETTINGS = Settings("full", "asha", 0, Budget(16, 3, 2), time_budget_s=60.0, cores=None, gpus=None)
-PLAN = Plan("cpu", 1, 0.0, 2, "bf16", {"fashion_cnn 4 16": Speed(100, 400)}, 0.0, 0.0, 0)
+PLAN = Plan("cpu", "bf16", {"fashion_cnn 4 16": Speed(100, 400)}, 1, 0.0, 2, 0.0, 0.0, 0)
 
 
 @pytest.fixture
@@ -43,7 +43,12 @@ def make(folder: Path, settings: Settings, planned: Plan) -> Path:
     space = read(SPACE)
     records.write_whole(folder / "space.yaml", SPACE.encode())
     for number, status in enumerate(("completed", "completed", "stopped"), 1):
-        ended(folder, TrialRecord(f"s{number:04}", "search", space.arms["one"], 0), [0.5, 0.6], status=status)
+        ended(
+            folder,
+            TrialRecord(f"s{number:04}", "search", space.arms["one"], 0, max_epochs=2),
+            [0.5, 0.6],
+            status=status,
+        )
     book = Book(folder, None, asdict(settings), planned.to_json(), space, [])
     book.content["stages"] = {"search": {"wall_seconds": 61.5}}
     book.search_over = True
@@ -192,6 +197,43 @@ def test_the_plan_of_a_resumed_study_is_of_the_rest(begun: Path) -> None:
     assert (runs.trials, len(runs.runs)) == (0, (3 + 2) * 2)
     assert left.search_seconds == 0 < whole.search_seconds
     assert left.disk_bytes <= whole.disk_bytes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slots": 0},
+        {"cores": -1},
+        {"memory_bytes": "much"},
+        {"more": 1},
+        {"gpus": None},
+        {"speeds": {"a": 1}},
+        {"speeds": {"fashion_cnn 4 16": {"train": 0.0, "evaluate": 1.0}}},
+    ],
+    ids=str,
+)
+def test_a_plan_that_cannot_be_is_refused(wrong: dict[str, Any], begun: Path) -> None:
+    about = records.read_json(begun / "study.json")
+    records.write_json(begun / "study.json", about | {"plan": about["plan"] | wrong})
+    with pytest.raises(RecordError, match=r"study\.json: got plan .+, must be what this program wrote"):
+        run._plan(opened(begun, "--resume", "begun"))
+
+
+@pytest.mark.parametrize("other", [["--seed", "1"], ["--fidelity", "preview"]])
+def test_trials_that_a_lost_study_json_left_are_not_mixed_with_others(other: list[str], begun: Path) -> None:
+    (begun / "space.yaml").write_text(SPACE.replace("preview: {}", "preview: {epochs: 1}"))
+    (begun / "study.json").unlink()
+    command = ["--space", str(begun / "space.yaml"), "--name", "begun", "--fidelity", "full"]
+    assert opened(begun, *command).folder == begun
+    with pytest.raises(UsageError, match="got one to which s0001 there does not belong, must be the space, --seed and"):
+        opened(begun, *command, *other)
+
+
+@pytest.mark.parametrize("address", ["local", "ray://127.0.0.1:10001", "127.0.0.1", ":6379", ""])
+def test_an_address_that_is_none_is_refused(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run._parser().parse_args(["--space", "smoke.yaml", "--address", address])
+    assert f"--address: got {address!r}, must be HOST:PORT" in capsys.readouterr().err
 
 
 # A study that never began, and faults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from made_space import RICH, read
 
 from study import plan
 from study.config import MODELS, FashionCNN, Model, ResNet
+from study.opening import UsageError
 from study.plan import RAY_BYTES, WORKER_BYTES, Plan, between, estimate, make_plan, makespan, measures, rest, spread
 from study.probe import Speed, architecture, flops, parameters_of
 from study.records import TrialRecord
@@ -215,6 +217,20 @@ def test_memory_bounds_how_many_trials_run_at_a_time(monkeypatch: pytest.MonkeyP
     assert make_plan(SPACE, "asha", cores=1).resources.slots == 2
     Machine(monkeypatch, cores=8, free=1 << 30)
     assert make_plan(SPACE, "asha", cores=1).slots == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate 9 TB\nat"), BrokenProcessPool("gone")])
+def test_a_network_that_does_not_fit_into_memory_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, cores=2)
+
+    def peak_memory(model: Model, batch: int, precision: str, cores: int) -> tuple[int, int]:
+        raise error
+
+    monkeypatch.setattr(plan, "peak_memory", peak_memory)
+    with pytest.raises(
+        UsageError, match=r"^model: got resnet 1 4 with batches of 128 \(.+\), must be one whose .+ memory$"
+    ):
+        make_plan(SPACE, "asha")
 
 
 def test_what_was_given_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

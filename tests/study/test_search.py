@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+import os
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 from made_space import read
 from made_trials import ended
+from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
@@ -170,6 +174,39 @@ def test_a_trial_that_was_cut_off_comes_first_and_counts_once(space: Space, tmp_
     assert new is not None
     assert new.trial_id == "s0004"
     assert sum(after.next_trial() is not None for _ in range(20)) == 16 - 4
+
+
+def test_what_still_runs_is_known_after_an_interruption(space: Space, tmp_path: Path) -> None:
+    """TPE keeps its proposals away from what is being tried; its first ten draws heed nothing."""
+    before = Search(tmp_path, space, 0, "asha")
+    handed = iter(before.next_trial, None)
+    for record in itertools.islice(handed, 13):
+        before.trial_ended(*ended(tmp_path, record, [0.5] * EPOCHS))
+    running = [ended(tmp_path, record, [0.5], status="running")[0] for record in itertools.islice(handed, 2)]
+    last = next(handed)
+    after = Search(tmp_path, space, 0, "asha")
+    assert [after.next_trial() for _ in range(3)] == [*running, last]
+    for record in running:
+        after.trial_ended(*ended(tmp_path, record, [0.6] * EPOCHS))
+    states = Counter(trial.state for trial in after.proposer.study.trials)
+    assert states == {TrialState.COMPLETE: 15, TrialState.RUNNING: 1}
+
+
+def test_a_kill_while_the_journal_is_locked_leaves_no_link(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No study is opened that holds one."""
+
+    def link(*_: object) -> None:
+        raise AssertionError
+
+    for name in ("symlink", "link"):
+        monkeypatch.setattr(os, name, link)
+    search = Search(tmp_path, space, 0, "asha")
+    for _ in range(3):
+        search.next_trial()
+    (tmp_path / "search" / "optuna.journal.lock").touch()
+    assert Search(tmp_path, space, 0, "asha").next_trial() is not None
 
 
 def test_any_seed_the_command_takes_can_be_drawn_from(space: Space, tmp_path: Path) -> None:
