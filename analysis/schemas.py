@@ -165,7 +165,8 @@ PREDICTIONS = _schema(
     ],
 )
 OF_STUDY = [field for field in KEY if field.name in ("study", "fidelity")]
-DESCRIBED = [_field(name, WHOLE if name == "components" else REAL, text) for name, text in DESCRIPTORS.items()]
+# Seven digits: of images of eight bits they say all.
+DESCRIBED = [_field(name, WHOLE if name == "components" else pa.float32(), text) for name, text in DESCRIPTORS.items()]
 SUSPECT = [
     _field("label_suspect", YES_NO, "whether confident learning takes the label for an error"),
     _field("suspect_rank", WHOLE, "1 is the most suspect label; null where it is not suspect", null=True),

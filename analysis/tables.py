@@ -240,9 +240,8 @@ def _writer(study: Path, table: str, schema: pa.Schema | None = None) -> Iterato
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with pq.ParquetWriter(
-            temporary, schema or SCHEMAS[table], compression="zstd", write_page_checksum=True
-        ) as writer:
+        packed = {"compression": "zstd", "compression_level": 19}
+        with pq.ParquetWriter(temporary, schema or SCHEMAS[table], write_page_checksum=True, **packed) as writer:
             yield writer
         os.replace(temporary, path)
     finally:
