@@ -24,7 +24,7 @@ from analysis.schemas import SCHEMAS
 from analysis.statistics import Standing, confirmed
 from study import data, space_file
 from study.data import Splits
-from study.records import RecordError, read_json
+from study.files import RecordError, read_json
 from study.space_file import SpaceError
 
 SEED = 0  # of every sample that is drawn here

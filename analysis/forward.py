@@ -18,8 +18,9 @@ from torch import nn
 
 from study import models
 from study.config import TrialConfig, from_dict
+from study.files import RecordError, broken, write_whole
 from study.models import build_model
-from study.records import RecordError, broken, check_left, write_whole
+from study.records import check_left
 from study.trainer import load_whole
 
 # What runs in the workers: the network with its configuration and seed, then arguments that all share.

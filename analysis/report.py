@@ -27,7 +27,7 @@ from analysis.rerun import STRESSED, Step
 from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
-from study.records import LOST_DISK, RecordError, drop_temporaries, read_json, write_whole
+from study.files import LOST_DISK, RecordError, drop_temporaries, read_json, write_whole
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}

@@ -26,17 +26,16 @@ import pyarrow.parquet as pq
 
 from analysis.schemas import CATEGORIES, EPOCHS, KEY, PREDICTIONS, SCHEMAS, TRIALS, dictionary
 from study.config import hyperparameters
+from study.files import broken, write_whole
 from study.records import (
     STAGES,
     EpochRecord,
     TrialRecord,
-    broken,
     check_left,
     read_epochs,
     read_study,
     read_trials,
     trial_folder,
-    write_whole,
 )
 from study.space import TEST_IMAGES
 

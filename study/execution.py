@@ -26,7 +26,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from study import cluster, records
+from study import cluster, files, records
 from study.config import to_dict
 from study.data import Splits
 from study.opening import UsageError
@@ -206,7 +206,7 @@ class Recorder(tune.Callback):
             self.returned.append(record)
             return
         error, text = _failure(trial)
-        records.write_whole(records.trial_folder(self.study, record) / "error.txt", text.encode())
+        files.write_whole(records.trial_folder(self.study, record) / "error.txt", text.encode())
         self._end(replace(record, status="failed", stop_reason="error", error=error))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -344,10 +344,10 @@ def slots_of(resources: Resources) -> int:
 def _raise_os_error(trial: TuneTrial) -> None:
     """A full or lost disk is no fault of the trial that met it: the study stops, and the trial is not used up."""
     found = re.match(r"""\w+: \[Errno (\d+)\] ([^:\n]+?)(?:: (['"])(.+?)\3)?( \(|$)""", _failure(trial)[0])
-    if found and int(found[1]) in records.LOST_DISK:
+    if found and int(found[1]) in files.LOST_DISK:
         number, path = int(found[1]), str(found[4])
         # That some file elsewhere is missing or closed says nothing of the disk.
-        if number not in records.OF_A_PATH or path.startswith(trial.config["job"]["folder"]):
+        if number not in files.OF_A_PATH or path.startswith(trial.config["job"]["folder"]):
             raise OSError(number, found[2], path)
 
 

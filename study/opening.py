@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import psutil
 
-from study import provenance, records, space_file
+from study import files, provenance, records, space_file
 from study.space import Budget, Fidelity, Space
 
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
@@ -127,7 +127,7 @@ def _new(arguments: argparse.Namespace) -> Study:
         raise UsageError(f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename")
     study = Study(results / name, _apply(full, settings), settings, None)
     if study.folder.exists():
-        records.refuse_links(study.folder)
+        files.refuse_links(study.folder)
         _check_kept(study)
     return study
 
@@ -158,12 +158,12 @@ def _earlier(arguments: argparse.Namespace, name: str) -> Study:
     earlier = records.read_study(folder)
     try:
         settings = Settings.from_json(earlier["settings"])
-        if wrong := records.misfit(settings, Settings):
+        if wrong := files.misfit(settings, Settings):
             raise ValueError(wrong)
         space, *_ = (earlier[key] for key in ("space", "stages", "hardware"))
         gpus, device = (earlier["plan"][key] for key in ("gpus", "device"))
     except (KeyError, TypeError, ValueError) as error:
-        raise records.broken(folder / "study.json", f"{error!r}", "what this program wrote") from error
+        raise files.broken(folder / "study.json", f"{error!r}", "what this program wrote") from error
     if (settings.cores or 1) > (here := provenance.cores()):
         must = f"at least {settings.cores}, the --cpus-per-trial that the study was begun with"
         raise UsageError(f"{option}: got {here} cores here, must be {must}")

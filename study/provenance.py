@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from study import data, records
+from study import data, files, records
 from study.records import SCHEMA_VERSION, EpochRecord, Stage, TrialRecord
 from study.space import Space
 
@@ -132,7 +132,7 @@ class Book:
         }
 
     def _write(self) -> None:
-        records.write_json(self.folder / "study.json", self.content)
+        files.write_json(self.folder / "study.json", self.content)
 
 
 def gpu_count() -> int:

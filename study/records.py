@@ -11,31 +11,34 @@ results/<name>/study.json                      what ran, on what, from which com
                               predictions.parquet   the test split as predicted by those weights (confirm only)
                search/optuna.journal           Optuna's storage
 
-What is read again is checked: JSON carries its own checksum and each line of epochs.jsonl too, and trial.json those of
-the files that the trial ended with. They tell what was garbled or swapped; against who writes them anew, types and
-ranges are checked as well, and no link is followed out of the folder.
+What is read again is checked (files.py): each line of epochs.jsonl has a checksum of its own, and trial.json holds
+those of the files that the trial ended with.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import functools
-import hashlib
 import json
 import math
 import os
 import re
-import types
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
-
-import psutil
+from typing import Any, Literal, TypedDict
 
 from study.config import TrialConfig, from_dict, to_dict
+from study.files import (
+    LEFT,
+    broken,
+    drop_temporaries,
+    file_digest,
+    misfit,
+    read_json,
+    refuse_links,
+    write_json,
+)
 
 SCHEMA_VERSION = 1
 
@@ -43,18 +46,6 @@ Stage = Literal["search", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "confirm")
 Status = Literal["pending", "running", "completed", "stopped", "diverged", "failed"]
 ENDED: tuple[Status, ...] = ("completed", "stopped", "diverged", "failed")
-# Of a disk that is full, read-only, broken or gone.
-DISK_ERRORS = ("ENOSPC", "EDQUOT", "EROFS", "EIO", "ESTALE", "ENODEV", "ENOENT", "EACCES", "EPERM")
-LOST_DISK = {getattr(errno, name) for name in DISK_ERRORS}
-OF_A_PATH = {errno.ENOENT, errno.EACCES, errno.EPERM}  # of these what a path says of itself, and maybe of the disk
-LEFT = ("epochs.jsonl", "predictions.parquet", "best.pt")  # by a trial that has ended: trial.json holds their digests
-AGAIN = "; delete {folder} and resume the study, which makes up for it"
-WAY_ON = dict.fromkeys(("trial.json", *LEFT), AGAIN) | {
-    "study.json": "; delete it, and begin again with --space {folder}/space.yaml --name {name} and the options that the"
-    " study was begun with: its trials are kept",
-    "space.yaml": "; put back the old one, or begin another study with the new one",
-    "best.pt": "; delete it, and the page is made without this network's maps",
-}
 
 
 @dataclass(frozen=True)
@@ -135,110 +126,6 @@ class About(Run, total=False):
     resumed: int
 
 
-class RecordError(ValueError):
-    """A file of a results folder does not hold what this version writes; the message, one line, names the file."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
-
-
-def printable(text: str) -> str:
-    """The text in one line, in which nothing acts in a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def broken(path: Path, got: str, must: str) -> RecordError:
-    """What is wrong with a file of a study, and the way on."""
-    got = got if len(got) <= 800 else f"{got[:400]} … {got[-400:]}"
-    way_on = WAY_ON.get(path.name, "").format(folder=path.parent, name=path.parent.name)
-    return RecordError(f"{path}: got {got}, must be {must}{way_on}")
-
-
-def misfit(value: Any, hint: Any, name: str = "", bounds: Any = None) -> str | None:
-    """What of a value is not of a type, or of a dataclass or TypedDict not of its fields' types and ranges; or None."""
-    parts: Iterable[tuple[Any, ...]] = ()
-    if hint in (int, float, str, bool):
-        fits = type(value) is hint or (hint is float and type(value) is int)
-        if type(value) is int:
-            fits = fits and abs(value) <= 2**53  # as a column of a table can have it
-        fits = fits and (bounds is None or value in bounds)
-    elif fields := _fields(hint):
-        fits = type(value) is hint
-        parts = ((getattr(value, field), *known) for field, *known in fields)
-    elif is_typeddict(hint):
-        fits = isinstance(value, dict) and hint.__required_keys__ <= value.keys()
-        parts = ((value[key], of_key, key) for key, of_key in get_type_hints(hint).items() if key in value)
-    else:
-        origin, of = get_origin(hint), get_args(hint)
-        if origin in (list, tuple):
-            fits = isinstance(value, origin)
-            parts = ((item, of[0], name, bounds) for item in (value if fits else ()))
-        elif origin is dict:
-            fits = isinstance(value, dict)
-            items = value.items() if fits else ()
-            parts = (part for key, item in items for part in ((key, of[0], name), (item, of[1], key)))
-        elif origin is types.UnionType:
-            fits = any(misfit(value, option) is None for option in of)
-        elif origin is Literal:
-            fits = isinstance(value, str) and value in of
-        else:
-            fits = hint is Any or isinstance(value, hint)
-    if not fits:
-        return f"{name} {value!r}".strip()
-    return next((found for part in parts if (found := misfit(*part))), None)
-
-
-@functools.cache
-def _fields(of: Any) -> list[tuple[Any, ...]]:
-    """Of a dataclass's fields the name, type, name and range."""
-    hints = get_type_hints(of) if dataclasses.is_dataclass(of) else {}
-    return [(f.name, hints[f.name], f.name, f.metadata.get("range")) for f in dataclasses.fields(of)] if hints else []
-
-
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part: temporary file, then rename.
-
-    Its folder is made; not what that lies in: a study that was removed while it ran does not come back in pieces.
-    """
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON whole or not at all, with its checksum. Raises ValueError on NaN and infinity, which JSON has not."""
-    write_whole(path, (json.dumps({**value, "sha256": _digest(value)}, indent=2, allow_nan=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that `write_json` wrote. Raises RecordError where there is none, or another."""
-    must = "a JSON object that this program wrote"
-    try:
-        if not path.is_file():  # a pipe would keep who reads it waiting
-            raise FileNotFoundError("no such file")
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError(type(value).__name__)
-        noted = value.pop("sha256", None)
-        if noted != _digest(value):
-            raise ValueError("a file that was changed or cut since")
-    except (OSError, ValueError, RecursionError) as error:
-        raise broken(path, str(error), must) from error
-    return value
-
-
-def _digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, allow_nan=False).encode()).hexdigest()
-
-
 def read_study(folder: Path) -> dict[str, Any]:
     """study.json of a study that is to be worked on: see `About`.
 
@@ -249,24 +136,9 @@ def read_study(folder: Path) -> dict[str, Any]:
     if wrong := misfit(about, About):
         raise broken(folder / "study.json", wrong, "what this program wrote")
     noted = about.get("space_sha256")
-    if noted and space.is_file() and _file_digest(space) != noted:
+    if noted and space.is_file() and file_digest(space) != noted:
         raise broken(space, "another space", "the one that the study was begun with")
     return about
-
-
-def refuse_links(study: Path) -> None:
-    """Raise RecordError where what is read or written in a study's folder could lie outside it, or be a pipe."""
-    waiting = [str(study)]
-    odd = [str(study)] if study.is_symlink() else []
-    for folder in waiting:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif not entry.is_file(follow_symlinks=False):
-                    odd.append(entry.path)
-    if odd:
-        raise RecordError(f"{odd[0]}: got a link, pipe or device, must be a file or folder; delete or replace it")
 
 
 def trial_folder(study: Path, record: TrialRecord) -> Path:
@@ -281,7 +153,7 @@ def write_trial(study: Path, record: TrialRecord) -> None:
         if (epochs := folder / "epochs.jsonl").exists():
             with epochs.open("rb") as file:
                 os.fsync(file.fileno())
-        values["files"] = {name: _file_digest(folder / name) for name in LEFT if (folder / name).exists()}
+        values["files"] = {name: file_digest(folder / name) for name in LEFT if (folder / name).exists()}
     write_json(folder / "trial.json", values)
 
 
@@ -308,14 +180,9 @@ def check_left(path: Path, left: dict[str, str] | None = None) -> None:
     """Raise RecordError where a file is not as the trial left it; `left` is what its trial.json says of its files."""
     if left is None:
         left = read_json(path.parent / "trial.json").get("files", {})
-    found = _file_digest(path) if path.is_file() else None
+    found = file_digest(path) if path.is_file() else None
     if left.get(path.name, found) != found:
         raise broken(path, "another file" if found else "no file", "the one that the trial ended with")
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_trials(study: Path, stage: Stage) -> list[TrialRecord]:
@@ -373,11 +240,3 @@ def drop_checkpoint(folder: Path) -> None:
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         checkpoint.unlink()
-
-
-def drop_temporaries(folder: Path) -> None:
-    """Remove what processes that live no more left half written in a folder, and in those in it."""
-    for leftover in folder.rglob(".*.*.[0-9]*"):
-        process = leftover.name.rpartition(".")[2]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            leftover.unlink()

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from study import data, provenance, records
+from study import data, files, provenance, records
+from study.files import RecordError
 from study.janitor import cleaned_up
 from study.opening import Study, UsageError, check_disk, locked, open_study
-from study.records import ENDED, RecordError, TrialRecord
+from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered before
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
                 study = open_study(arguments)  # a run that has ended meanwhile may have changed it
             elif (study.folder / "study.json").exists():
                 raise UsageError(f"{study.folder.name}: begun by another run meanwhile; choose a --name")
-            records.drop_temporaries(study.folder)
+            files.drop_temporaries(study.folder)
             return _run(study, loaded, console, ["python", "-m", "study.run", *typed], arguments)
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except Exception as error:
         way_on = _way_on(arguments, study, typed)
-        if isinstance(error, OSError) and error.errno in records.LOST_DISK:
+        if isinstance(error, OSError) and error.errno in files.LOST_DISK:
             gone = error.errno == errno.ENOENT and study is not None and not study.folder.exists()
             print(f"{error}. {'The folder of the study is gone.' if gone else way_on}", file=sys.stderr)
             return DISK
@@ -84,7 +85,7 @@ def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]
     options += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
     options += ["--address", arguments.address] if arguments.address else []
     try:
-        noted = records.read_json(study.folder / "study.json")
+        noted = files.read_json(study.folder / "study.json")
     except RecordError as error:
         return str(error)
     if arguments.extend and study.earlier and noted.get("resumed") == study.earlier.get("resumed"):
@@ -128,10 +129,10 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     space, settings, earlier = study.space, study.settings, study.earlier or {}
     try:
         plan = Plan.from_json(earlier["plan"]) if earlier else None
-        if plan and (wrong := records.misfit(plan, Plan)):
+        if plan and (wrong := files.misfit(plan, Plan)):
             raise ValueError(wrong)
     except (KeyError, TypeError, ValueError) as error:
-        raise records.broken(study.folder / "study.json", f"plan {error}", "what this program wrote") from error
+        raise files.broken(study.folder / "study.json", f"plan {error}", "what this program wrote") from error
     if plan is None or earlier["hardware"] != provenance.hardware() or not measures(plan, space):
         precision = plan.precision if plan else None  # trials of a study are computed alike wherever it goes on
         plan = make_plan(space, settings.rule, settings.cores, settings.gpus, precision)
@@ -220,7 +221,7 @@ def _run(
         if options.address:
             cluster.check_shared(folder / ".lock")
         if study.earlier is None:
-            records.write_whole(folder / "space.yaml", chosen.text.encode())
+            files.write_whole(folder / "space.yaml", chosen.text.encode())
         book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
         for line in ray_cluster.how_to_watch(folder):
             console.print(Text(line), soft_wrap=True)

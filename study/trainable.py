@@ -17,7 +17,7 @@ from ray.util.metrics import Gauge
 
 from study.config import from_dict
 from study.data import CLASS_NAMES, Splits
-from study.records import drop_temporaries, write_whole
+from study.files import drop_temporaries, write_whole
 from study.trainer import Precision, Trainer, save_whole
 
 # A checkpoint is written as soon as the last one's cost is below this share of the time since.

@@ -22,9 +22,10 @@ from torch.nn import functional
 from study.augment import augment
 from study.config import TrialConfig
 from study.data import Splits
+from study.files import printable, write_whole
 from study.models import build_model
 from study.optimizers import build_optimizer, build_schedule
-from study.records import EpochRecord, printable, write_whole
+from study.records import EpochRecord
 
 Precision = Literal["bf16", "fp32"]
 # Images at a time. On a CPU 1,000 are slower than 250 and take more memory; a GPU wants many.

@@ -16,8 +16,9 @@ from analysis.failures import SIMILAR
 from study import data, records
 from study.config import SGD, Adam, Augmentation, FashionCNN, ResNet, TrialConfig, to_dict
 from study.data import CLASS_NAMES
+from study.files import write_json
 from study.models import build_model
-from study.records import EpochRecord, Stage, Status, TrialRecord, append_epoch, trial_folder, write_json, write_trial
+from study.records import EpochRecord, Stage, Status, TrialRecord, append_epoch, trial_folder, write_trial
 from study.trainer import save_whole
 
 NAME = "<script>alert(1)</script>"

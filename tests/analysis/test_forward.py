@@ -16,7 +16,7 @@ from analysis import evidence, forward, report
 from analysis.pairs import own_errors
 from analysis.sections import looking
 from study.config import TrialConfig
-from study.records import RecordError
+from study.files import RecordError
 from study.trainer import save_whole
 
 ATTENTION = ("attention.parquet", "attention_checks.parquet")

@@ -17,7 +17,8 @@ from analysis import figures_search, tables
 from analysis.importance import ALL, Compared, at_equal_fidelity, best_so_far, edges, importance, rank_correlation
 from study import space_file
 from study.config import TrialConfig, hyperparameters
-from study.records import EpochRecord, TrialRecord, append_epoch, trial_folder, write_json, write_trial
+from study.files import write_json
+from study.records import EpochRecord, TrialRecord, append_epoch, trial_folder, write_trial
 from study.space import Space
 
 SPACES = sorted(space_file.FOLDER.glob("*.yaml"))

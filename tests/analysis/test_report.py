@@ -11,7 +11,7 @@ from made_study import NAME, make, rename
 
 from analysis import report
 from analysis.words import linked, plain
-from study.records import read_json, write_json
+from study.files import read_json, write_json
 
 
 def pages(folder: Path) -> tuple[str, str]:

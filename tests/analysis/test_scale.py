@@ -11,7 +11,7 @@ import pytest
 from made_study import about, give_weights, write_probabilities
 from scipy.special import softmax
 
-from study import data, records
+from study import data, files, records
 from study.config import SGD, Adam, Augmentation, FashionCNN, TrialConfig
 from study.records import EpochRecord, TrialRecord
 
@@ -34,7 +34,7 @@ print(status, used.ru_maxrss, round(used.ru_utime + used.ru_stime))
 
 def large(folder: Path) -> Path:
     """A finished study whose trials all ran to their end; its confirmed networks are small and of random weights."""
-    records.write_json(folder / "study.json", about(folder.name, "full", finished=True))
+    files.write_json(folder / "study.json", about(folder.name, "full", finished=True))
     (folder / "space.yaml").write_text(SPACE)
     rng = np.random.default_rng(0)
     configs = [_config(rng) for _ in range(SEARCHED)]

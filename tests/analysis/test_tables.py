@@ -12,7 +12,7 @@ from analysis import tables
 from analysis.schemas import SCHEMAS
 from study.config import hyperparameters
 from study.data import CLASS_NAMES
-from study.records import RecordError
+from study.files import RecordError
 
 
 @pytest.fixture(scope="module")

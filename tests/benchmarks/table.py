@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from study import provenance
-from study.records import write_whole
+from study.files import write_whole
 
 FOLDER = Path(__file__).parents[2] / "results" / "benchmarks"
 

@@ -26,15 +26,16 @@ from ray._raylet import getproctitle, setproctitle
 from ray.tune.experiment import Trial
 
 from analysis import forward, report, tables
-from study import confirm, records, run
+from study import confirm, files, records, run
 from study.config import SGD, to_dict
 from study.data import Splits
 from study.execution import Recorder
+from study.files import RecordError
 from study.opening import Settings, UsageError, open_study
 from study.plan import Plan
 from study.probe import Speed
 from study.provenance import Book
-from study.records import RecordError, TrialRecord
+from study.records import TrialRecord
 from study.search import Search
 from study.space import Budget
 from study.space_file import SpaceError
@@ -67,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, small_splits: Splits) -> Iter
     """A study whose trials were trained, recorded and, two of them, cut off by the study's own code; with a report."""
     title, threads = getproctitle(), torch.get_num_threads()
     folder, space = tmp_path_factory.mktemp("results") / "made", read(SPACE)
-    records.write_whole(folder / "space.yaml", SPACE.encode())
+    files.write_whole(folder / "space.yaml", SPACE.encode())
     book = Book(folder, None, asdict(SETTINGS), PLAN.to_json(), space, [])
     book.content["stages"] = {"search": {"wall_seconds": 9.5}}
     for number, epochs in enumerate((2, 2, 1, 1), 1):
@@ -214,7 +215,7 @@ def test_of_a_trial_that_runs_garbled_epochs_are_left_out(
 ) -> None:
     folder = tmp_path_factory.mktemp("garbled") / Path(trial).name
     content, another = ((made / of / "epochs.jsonl").read_bytes() for of in (trial, ENDED[0]))
-    records.write_whole(folder / "epochs.jsonl", garble(Random(seed), content, another))
+    files.write_whole(folder / "epochs.jsonl", garble(Random(seed), content, another))
     assert set(records.read_epochs(folder)) <= set(records.read_epochs(made / trial))
 
 
@@ -249,7 +250,7 @@ def test_a_garbled_table_of_an_earlier_report_is_as_if_it_were_not_there(
     folder = tmp_path_factory.mktemp("garbled")
     path = folder / "tables" / f"{name}.parquet"
     content, another = ((made / "tables" / f"{of}.parquet").read_bytes() for of in (name, "epochs"))
-    records.write_whole(path, garble(Random(seed), content, another))
+    files.write_whole(path, garble(Random(seed), content, another))
     found = tables.earlier(folder, name)
     if len(found):
         pd.testing.assert_frame_equal(found, tables.earlier(made, name))
@@ -300,8 +301,8 @@ def test_a_study_that_somebody_made_is_read_or_refused(
     name: str, seed: int, made: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     study = Path(shutil.copytree(made, tmp_path_factory.mktemp("garbled") / "made"))
-    edited = edit(Random(seed), json.dumps(records.read_json(study / name)).encode())
-    records.write_json(study / name, json.loads(edited))
+    edited = edit(Random(seed), json.dumps(files.read_json(study / name)).encode())
+    files.write_json(study / name, json.loads(edited))
     for extend in ((), ("--trials", "1")):
         refusal(lambda extend=extend: read_again(study, *extend))
     shutil.rmtree(study.parent)
@@ -309,9 +310,9 @@ def test_a_study_that_somebody_made_is_read_or_refused(
 
 @pytest.mark.parametrize("key", ["settings", "plan", "space", "stages", "hardware"])
 def test_a_study_that_does_not_say_what_it_was_begun_with_is_refused(key: str, study: Path) -> None:
-    about = records.read_json(study / "study.json")
+    about = files.read_json(study / "study.json")
     del about[key]
-    records.write_json(study / "study.json", about)
+    files.write_json(study / "study.json", about)
     for extend in ((), ("--trials", "1")):
         said = refusal(lambda extend=extend: read_again(study, *extend))
         assert said.startswith(
@@ -398,9 +399,9 @@ def test_nothing_in_a_study_is_executed(
 def test_no_object_of_a_space_is_made(study: Path, target: Path, small_splits: Splits) -> None:
     text = SPACE.replace("epochs: 2", f"epochs: !!python/object/apply:subprocess.check_call [[touch, {target}]]")
     (study / "space.yaml").write_text(text)
-    about = records.read_json(study / "study.json")
+    about = files.read_json(study / "study.json")
     del about["space_sha256"]
-    records.write_json(study / "study.json", about)
+    files.write_json(study / "study.json", about)
     read_everything(study, small_splits)
     assert not target.exists()
 
@@ -420,8 +421,8 @@ def test_no_type_of_a_table_is_made(name: str, study: Path, target: Path, small_
 def sign(study: Path) -> None:
     """Let the trials' records say that what is there now is what they left."""
     for trial in (*ENDED, *RUNNING):
-        values = records.read_json(study / trial / "trial.json")
-        records.write_json(study / trial / "trial.json", {**values, "files": {}})
+        values = files.read_json(study / trial / "trial.json")
+        files.write_json(study / trial / "trial.json", {**values, "files": {}})
 
 
 # Links

@@ -9,7 +9,7 @@ import pytest
 import torch
 from made_trainer import STATEFUL
 
-from study import records, run, space_file
+from study import files, records, run, space_file
 from study.data import Splits
 from study.plan import make_plan
 from study.trainer import Trainer
@@ -30,7 +30,7 @@ def test_a_study_on_a_gpu(tmp_path: Path, ray_cluster: None) -> None:
     everything = [record for stage in records.STAGES for record in records.read_trials(tmp_path / "smoke", stage)]
     assert {record.status for record in everything} <= {"completed", "stopped"}
     assert {record.device for record in everything} == {torch.cuda.get_device_name()}
-    stages = records.read_json(tmp_path / "smoke" / "study.json")["stages"]
+    stages = files.read_json(tmp_path / "smoke" / "study.json")["stages"]
     assert all(stage["device_seconds"] > 0 for stage in stages.values())
 
 

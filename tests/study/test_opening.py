@@ -12,13 +12,14 @@ from made_space import read
 from made_trials import ended
 from rich.console import Console
 
-from study import plan, provenance, records, run
+from study import files, plan, provenance, run
 from study.data import FashionMNIST
+from study.files import RecordError
 from study.opening import Settings, Study, UsageError, locked, open_study
 from study.plan import Plan, Rest
 from study.probe import Speed
 from study.provenance import Book
-from study.records import RecordError, TrialRecord
+from study.records import TrialRecord
 from study.space import Budget
 
 SPACE = """
@@ -41,7 +42,7 @@ def begun(tmp_path: Path) -> Path:
 
 def make(folder: Path, settings: Settings, planned: Plan) -> Path:
     space = read(SPACE)
-    records.write_whole(folder / "space.yaml", SPACE.encode())
+    files.write_whole(folder / "space.yaml", SPACE.encode())
     for number, status in enumerate(("completed", "completed", "stopped"), 1):
         ended(
             folder,
@@ -213,8 +214,8 @@ def test_the_plan_of_a_resumed_study_is_of_the_rest(begun: Path) -> None:
     ids=str,
 )
 def test_a_plan_that_cannot_be_is_refused(wrong: dict[str, Any], begun: Path) -> None:
-    about = records.read_json(begun / "study.json")
-    records.write_json(begun / "study.json", about | {"plan": about["plan"] | wrong})
+    about = files.read_json(begun / "study.json")
+    files.write_json(begun / "study.json", about | {"plan": about["plan"] | wrong})
     with pytest.raises(RecordError, match=r"study\.json: got plan .+, must be what this program wrote"):
         run._plan(opened(begun, "--resume", "begun"))
 

@@ -10,7 +10,7 @@ import pytest
 from made_space import TINY, read
 from made_trials import ended
 
-from study import provenance, records
+from study import files, provenance, records
 from study.provenance import Book
 from study.records import TrialRecord
 
@@ -36,7 +36,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def written(study: Path) -> dict[str, Any]:
-    return records.read_json(study / "study.json")
+    return files.read_json(study / "study.json")
 
 
 def book(study: Path, earlier: dict[str, Any] | None = None, command: str = "--space tiny.yaml") -> Book:

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study import records
+from study import files, records
 from study.config import MODELS, SGD, Augmentation, Cosine, FashionCNN, Step, TrialConfig
-from study.records import EpochRecord, RecordError, TrialRecord
+from study.files import RecordError
+from study.records import EpochRecord, TrialRecord
 
 EPOCH = EpochRecord(
     epoch=1,
@@ -124,7 +125,7 @@ def test_what_this_version_does_not_write_is_an_error_that_names_the_file(
 ) -> None:
     records.write_trial(tmp_path, ENDED)
     path = records.trial_folder(tmp_path, ENDED) / "trial.json"
-    records.write_json(path, {**records.read_json(path), key: value})
+    files.write_json(path, {**files.read_json(path), key: value})
     with pytest.raises(RecordError) as caught:
         records.read_trial(path.parent)
     assert str(caught.value).startswith(f"{path}: got ")
@@ -149,9 +150,9 @@ def test_a_changed_value_is_found(old: str, new: str, tmp_path: Path) -> None:
 def test_a_missing_key_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     records.write_trial(tmp_path, ENDED)
     path = records.trial_folder(tmp_path, ENDED) / "trial.json"
-    values = records.read_json(path)
+    values = files.read_json(path)
     del values["seed"]
-    records.write_json(path, values)
+    files.write_json(path, values)
     with pytest.raises(RecordError, match=f"^{path}: got .*seed"):
         records.read_trial(path.parent)
 
@@ -331,9 +332,9 @@ def test_a_copied_folder_is_named(left: Path) -> None:
 )
 def test_what_no_study_says_is_an_error_that_names_the_file(key: str, value: object, said: str, tmp_path: Path) -> None:
     path = tmp_path / "study.json"
-    records.write_json(path, {"name": "a study", "status": "running"})
+    files.write_json(path, {"name": "a study", "status": "running"})
     assert records.read_study(tmp_path) == {"name": "a study", "status": "running"}
-    records.write_json(path, {key: value})
+    files.write_json(path, {key: value})
     with pytest.raises(RecordError) as caught:
         records.read_study(tmp_path)
     again = f"delete it, and begin again with --space {tmp_path}/space.yaml --name {tmp_path.name} and the options that"
@@ -344,7 +345,7 @@ def test_a_space_that_was_changed_since_is_named(tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text("epochs: 12\n")
     digest = hashlib.sha256(space.read_bytes()).hexdigest()
-    records.write_json(tmp_path / "study.json", {"space_sha256": digest})
+    files.write_json(tmp_path / "study.json", {"space_sha256": digest})
     assert records.read_study(tmp_path) == {"space_sha256": digest}
     space.write_text("epochs: 13\n")
     with pytest.raises(
@@ -357,7 +358,7 @@ def test_no_name_in_a_message_acts_in_a_terminal(tmp_path: Path) -> None:
     folder = tmp_path / "a\x1b[2J\nb"
     folder.mkdir()
     with pytest.raises(RecordError) as caught:
-        records.read_json(folder / "study.json")
+        files.read_json(folder / "study.json")
     assert str(caught.value).startswith(f"{tmp_path}/a\\x1b[2J\\nb/study.json: got no such file")
 
 
@@ -365,7 +366,7 @@ def test_no_name_in_a_message_acts_in_a_terminal(tmp_path: Path) -> None:
 
 
 def test_write_whole_makes_a_files_folder_and_no_more(tmp_path: Path) -> None:
-    records.write_whole(tmp_path / "a" / "file", b"new")
+    files.write_whole(tmp_path / "a" / "file", b"new")
     assert (tmp_path / "a" / "file").read_bytes() == b"new"
     with pytest.raises(FileNotFoundError):
         records.write_trial(tmp_path / "removed", ENDED)
@@ -376,24 +377,24 @@ def test_write_whole_makes_a_files_folder_and_no_more(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records.write_whole(tmp_path / "file", b"old")
+    files.write_whole(tmp_path / "file", b"old")
 
     def fail(*_: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(OSError, match="no space left"):
-        records.write_whole(tmp_path / "file", b"new")
+        files.write_whole(tmp_path / "file", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_json_knows_no_nan_and_the_old_file_stays(value: float, tmp_path: Path) -> None:
-    records.write_json(tmp_path / "study.json", {"ended": 1})
+    files.write_json(tmp_path / "study.json", {"ended": 1})
     with pytest.raises(ValueError, match="JSON"):
-        records.write_json(tmp_path / "study.json", {"ended": value})
-    assert records.read_json(tmp_path / "study.json") == {"ended": 1}
+        files.write_json(tmp_path / "study.json", {"ended": value})
+    assert files.read_json(tmp_path / "study.json") == {"ended": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
 
 
