@@ -29,8 +29,12 @@ from analysis.effects import Effect, over_seeds, signed
 from analysis.failures import CONFIDENT, LIFT_OF, PAIRS, SIMILAR
 from analysis.measures import (
     ACCURACY,
+    LOSS,
+    NO_SHAPE,
+    NO_TEXTURE,
     POINTS,
     SHARE,
+    Stressed,
     by_severity,
     contrast,
     drawn,
@@ -166,13 +170,14 @@ def _overfits_less(runs: Runs) -> Found:
 @claim(
     "skip-connections-improve", "Skip connections improve deep networks", RESNET,
     "“why skip connections improve deep networks”",
-    "test accuracy with shortcuts less without, of the deepest network that is there both ways",
+    "test accuracy with shortcuts less without, of the least deep network that is there both ways, the source's own; "
+    "what deeper ones say is said beside it",
     "skip_connections.yaml",
 )  # fmt: skip
 def _skip_connections(runs: Runs) -> Found:
-    deepest, *others = runs.shortcuts()
+    own, *others = runs.shortcuts()
     notes = [runs.note(f"{pair[1]} less {pair[0]}", gain, runs, *pair) for pair in others]
-    return Found([gain(runs, *deepest)], notes)
+    return Found([gain(runs, *own)], notes)
 
 
 @claim(
@@ -290,12 +295,19 @@ def _attends(runs: Runs) -> Found:
 @claim(
     "texture-over-shape", "Networks prefer texture to shape", CNN, "“prioritizes texture over shape”",
     "accuracy retained as shape is taken away (patch shuffle) less as texture is (silhouette, blur), mean over five "
-    "severities", *STUDIES,
+    f"severities{BY_CHOICE}", *STUDIES,
 )  # fmt: skip
 def _texture_over_shape(runs: Runs) -> Found:
     arm = runs.reference()
     what, of = f"accuracy retained without shape, less without texture ({arm})", stressed(runs, arm)
-    return Found([of.effect(of.preference(arm), what, POINTS, SHARE)], [_at_each(by_severity(runs, arm))])
+    return Found(
+        [of.effect(of.preference(arm), what, POINTS, SHARE)], [_retained(of, arm), _at_each(by_severity(runs, arm))]
+    )
+
+
+def _retained(of: Stressed, arm: str) -> str:
+    kept = (f"{name} {percent(of.retained(arm, name)[0], 1)} %" for name in (*NO_SHAPE, *NO_TEXTURE))
+    return f"Accuracy that {arm} retains under each: {', '.join(kept)}."
 
 
 def _at_each(values: pd.DataFrame) -> str:
@@ -323,8 +335,9 @@ def _augmentation_accuracy(runs: Runs) -> Found:
 @claim(
     "augmentation-helps-robustness", "Geometric augmentation improves robustness", CNN,
     "“geometric transforms improve robustness”",
-    "mean corruption error relative to the arm without, for kinds of change that the training augmentation does not "
-    "make, whatever their size", "fashion_cnn.yaml", "augmentation.yaml",
+    "mean corruption error, of all seeds together, relative to the arm without, for kinds of change that the training "
+    "augmentation does not make, whatever their size; each family's by itself is said beside it",
+    "fashion_cnn.yaml", "augmentation.yaml",
 )  # fmt: skip
 def _augmentation_robustness(runs: Runs) -> Found:
     before, after = runs.augmentation()
@@ -339,19 +352,25 @@ def _augmentation_robustness(runs: Runs) -> Found:
     outside, inside = ([name for name in ordinary if (name in made) == wanted] for wanted in (False, True))
     found = less(outside, "under kinds of change that the training augmentation does not make")
     notes = [less(inside, "under the kinds that it makes, whatever their size").sentence] if inside else []
+    for family in dict.fromkeys(CORRUPTIONS[name].family for name in outside):
+        of_family = [name for name in outside if CORRUPTIONS[name].family == family]
+        notes.append(less(of_family, f"of these, {family}").sentence)
     return Found([found], notes)
 
 
 @claim(
     "augmentation-moves-attention-to-shape", "Augmentation moves attention to shape", CNN, "“focuses on shape”",
-    "change in the preference of texture over shape, mean over five severities, and in the evidence on the garment, "
-    "where one kind of map is to be trusted in both arms",
+    "change in the preference of texture over shape, mean over five severities and where each is taken away wholly, "
+    "and in the evidence on the garment, where one kind of map is to be trusted in both arms",
     "fashion_cnn.yaml", "augmentation.yaml",
 )  # fmt: skip
 def _augmentation_attention(runs: Runs) -> Found:
     before, after = runs.augmentation()
-    of, what = stressed(runs, before, after), f"preference of texture over shape, {before} less {after}"
-    effects = [of.effect(of.preference(before) - of.preference(after), what, POINTS, SHARE)]
+    effects = []
+    for severity, where in ((None, "mean over five severities"), (5, "at severity 5, where each is taken away wholly")):
+        of = stressed(runs, before, after, severity=severity)
+        what = f"preference of texture over shape, {where}, {before} less {after}"
+        effects.append(of.effect(of.preference(before) - of.preference(after), what, POINTS, SHARE))
     notes = [_at_each(by_severity(runs, before) - by_severity(runs, after))]
     try:
         tables = energies(runs, before, after)
@@ -368,4 +387,12 @@ def _augmentation_attention(runs: Runs) -> Found:
     "training less test, in accuracy and in loss", "fashion_cnn.yaml", "augmentation.yaml",
 )  # fmt: skip
 def _augmentation_overfitting(runs: Runs) -> Found:
-    return Found(gap(runs, *runs.augmentation()))
+    before, after = runs.augmentation()
+    loss = runs.by_seed(before, lambda t: t.test_loss) - runs.by_seed(after, lambda t: t.test_loss)
+    best = [runs.of(arm, "epochs").groupby("seed").val_accuracy.max() for arm in (before, after)]
+    better = 100 * (best[1] - best[0])
+    notes = [
+        over_seeds(some(loss), f"test loss, {before} less {after}", "nats", LOSS).sentence,
+        over_seeds(some(better), f"best validation accuracy, {after} less {before}", POINTS, ACCURACY).sentence,
+    ]
+    return Found(gap(runs, before, after), notes)

@@ -148,8 +148,8 @@ class Stressed:
         return _known(values, self.seeds, what, unit, smallest, self.images)
 
 
-def stressed(runs: Runs, *arms: str) -> Stressed:
-    """What the table `stress` says of arms. Raises NotTested where no seed is common to them."""
+def stressed(runs: Runs, *arms: str, severity: int | None = None) -> Stressed:
+    """What the table `stress` says of arms, at one severity or all. Raises NotTested where they share no seed."""
     tables = [runs.of(arm, "stress") for arm in arms]
     seeds = sorted(set.intersection(*(set(of.seed) for of in tables)))
     if not seeds:
@@ -157,6 +157,7 @@ def stressed(runs: Runs, *arms: str) -> Stressed:
     shares: dict[str, dict[str, Reals]] = {}
     for arm, table in zip(arms, tables, strict=True):
         of = table[table.seed.isin(seeds)].sort_values(["seed", "severity"])
+        of = of if severity is None else of[of.severity.isin([0, severity])]
         shares[arm] = {
             str(name): right(rows).reshape(len(seeds), -1, int(rows.n.iloc[0])).mean(axis=1)
             for name, rows in of.groupby("corruption", observed=True)

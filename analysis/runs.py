@@ -130,13 +130,13 @@ class Runs:
         raise NotTested("it takes arms of SGD and Adam, each with no schedule, StepLR and cosine, all else equal")
 
     def shortcuts(self) -> list[tuple[str, str]]:
-        """Pairs of arms without shortcuts and with them, all else equal; the deepest first."""
+        """Pairs of arms without shortcuts and with them, all else equal; the shallowest first."""
         known = [arms[arms.hp_shortcut.notna()].reset_index() for arms in self.alike("hp_shortcut")]
         groups = [arms.groupby(arms.hp_shortcut.astype(bool)).first() for arms in known]
         pairs = [of for of in groups if set(of.index) == {False, True}]
         if not pairs:
             raise NotTested("it takes two arms that differ in their shortcuts alone")
-        pairs.sort(key=lambda of: -sum(map(int, of.hp_blocks.iloc[0].split("-"))))
+        pairs.sort(key=lambda of: sum(map(int, of.hp_blocks.iloc[0].split("-"))))
         return [(str(of.arm[False]), str(of.arm[True])) for of in pairs]
 
     def reference(self) -> str:

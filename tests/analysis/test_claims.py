@@ -85,8 +85,8 @@ STUDIES: dict[str, tuple[str, dict[str, Arm]]] = {
     "adam right": (BOTH, optimizers(4, 3, sgd_baseline=Arm(gap=8, loss_gap=0.4, reaches=(9, 13)), adam_step=Arm(97))),
     "adam wrong": (BOTH, optimizers(-4, -3, sgd_baseline=Arm(92), adam_step=Arm(83, gap=8, reaches=(8, 13)))),
     "adam wrong again": (BOTH, {"adam_step": Arm(loss_gap=0.4, reaches=(4, None))}),
-    "skip right": (SKIP, {"deep_plain": Arm(85), "shallow_residual": Arm(85)}),
-    "skip wrong": (SKIP, {"deep_plain": Arm(95), "shallow_residual": Arm(95)}),
+    "skip right": (SKIP, {"shallow_plain": Arm(85), "deep_residual": Arm(85)}),
+    "skip wrong": (SKIP, {"shallow_plain": Arm(95), "deep_residual": Arm(95)}),
 }  # fmt: skip
 # The study, the claim, its verdict and, about, the effect that decides.
 PLANTED = [
@@ -182,7 +182,7 @@ def test_interactions_and_other_depths_are_said_with_their_intervals(studies: di
     assert found.why["because-of-schedule"].count("95 % interval") == 3
     assert found.why["because-of-adam"].count("95 % interval") == 4
     assert "adam_step less sgd_step: −" in found.why["because-of-adam"]
-    assert "shallow_residual less shallow_plain: −" in studies["skip right"].why["skip-connections-improve"]
+    assert "deep_residual less deep_plain: −" in studies["skip right"].why["skip-connections-improve"]
     inside = "Under the kinds that it makes, whatever their size: how much less augmented errs than baseline: "
     for study, sign in (("cnn right", "−"), ("cnn wrong", "+")):
         assert inside + sign in studies[study].why["augmentation-helps-robustness"]
@@ -224,7 +224,12 @@ def test_maps_of_one_kind_are_compared_or_none() -> None:
             {"sgd_baseline": Arm(80, diverged=3)},
         ),
         (BOTH, "because-of-adam", "1 of 6 seeds diverged (sgd_none): ", {"sgd_none": Arm(70, diverged=1)}),
-        (SKIP, "skip-connections-improve", "6 of 6 seeds diverged (deep_plain): ", {"deep_plain": Arm(diverged=SEEDS)}),
+        (
+            SKIP,
+            "skip-connections-improve",
+            "6 of 6 seeds diverged (shallow_plain): ",
+            {"shallow_plain": Arm(diverged=SEEDS)},
+        ),
         (CNN, "augmentation-helps-accuracy", "1 of 6 seeds diverged (augmented): ", {"augmented": Arm(99, diverged=1)}),
         (CNN, "overconfident-errors", "5 of 6 seeds diverged (baseline): ", {"baseline": Arm(70, diverged=5)}),
     ],
@@ -240,12 +245,12 @@ def test_what_seeds_are_lost_of_is_inconclusive(space: str, name: str, said: str
 
 
 def test_what_a_note_lacks_is_said_in_it_and_voids_no_verdict() -> None:
-    found = judged(SKIP, deep_plain=Arm(85), shallow_plain=Arm(diverged=1)).loc["skip-connections-improve"]
+    found = judged(SKIP, shallow_plain=Arm(85), deep_plain=Arm(diverged=1)).loc["skip-connections-improve"]
     assert found.verdict == "supported"
-    assert " 1 of 6 seeds diverged (shallow_plain): Test accuracy, shallow_residual less shallow_plain: " in found.why
-    none = judged(SKIP, deep_plain=Arm(85), shallow_plain=Arm(diverged=SEEDS)).loc["skip-connections-improve"]
+    assert " 1 of 6 seeds diverged (deep_plain): Test accuracy, deep_residual less deep_plain: " in found.why
+    none = judged(SKIP, shallow_plain=Arm(85), deep_plain=Arm(diverged=SEEDS)).loc["skip-connections-improve"]
     assert none.verdict == "supported"
-    assert "Shallow_residual less shallow_plain is not tested: " in none.why
+    assert "Deep_residual less deep_plain is not tested: " in none.why
 
 
 @pytest.mark.parametrize(("space", "twin"), [(CNN, "baseline"), (SKIP, "deep_plain")])

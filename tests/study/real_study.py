@@ -22,7 +22,7 @@ Key = tuple[Stage, str | None, str, int]
 
 
 class Study:
-    """One study, begun or resumed as often as is wished."""
+    """One study, begun or resumed as often as is wished; none of its trials is stopped early."""
 
     def __init__(self, results: Path, space: str) -> None:
         self.results, self.folder = results, results / "space"
@@ -35,7 +35,8 @@ class Study:
     def run(self, disturb: Callable[[subprocess.Popen[str]], None], *options: str) -> int:
         """Begin or resume it; returns the exit status, when all that it started has ended too."""
         begun = (self.folder / "study.json").exists()
-        new = ["--space", str(self.space), "--name", "space", "--cpus-per-trial", "1", "--fidelity", "full"]
+        new = ["--space", str(self.space), "--name", "space", "--scheduler", "none"]
+        new += ["--cpus-per-trial", "1", "--fidelity", "full"]
         what = ["--resume", "space"] if begun else new
         command = [sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]
         environment = os.environ | {"TMPDIR": str(self.temporary)}

@@ -62,23 +62,18 @@ def losses(epochs: list[EpochRecord]) -> list[tuple[float, float]]:
 
 
 def check(study: Study, undisturbed: Study) -> str:
-    """That all was trained once, and came out as in a study left alone; returns what can be said of that."""
+    """That all was trained, and came out as in a study left alone; returns what can be said of that."""
     found, expected = study.trials(), undisturbed.trials()
     ids = [record.trial_id for record, _ in found.values()]
     assert sorted(ids) == [f"c{n:04d}" for n in range(1, RUNS + 1)] + [f"s{n:04d}" for n in range(1, TRIALS + 1)]
-    assert {record.status for record, _ in found.values()} <= {"completed", "stopped"}
-    both = found.keys() & expected.keys()
-    assert len(both) >= 2 + 2 * 3  # the arms, in both stages
-    compared = 0
-    for key in both:
-        (record, epochs), (alone, course) = found[key], expected[key]
-        common = min(len(epochs), len(course))  # ASHA may stop a trial at another rung
-        assert losses(epochs)[:common] == losses(course)[:common]
-        if (record.status, alone.status) == ("completed", "completed"):
-            assert (record.test_accuracy, record.test_loss) == (alone.test_accuracy, alone.test_loss)
-            assert record.train_loss_clean == alone.train_loss_clean
-        compared += common
-    return f"{len(both)} trials and {compared} epochs equal to the last bit"
+    assert {record.status for record, _ in found.values()} == {"completed"}
+    assert found.keys() == expected.keys()  # of six trials all are drawn at random: TPE would heed which ended first
+    for key, (record, epochs) in found.items():
+        alone, course = expected[key]
+        assert losses(epochs) == losses(course)
+        assert (record.test_accuracy, record.test_loss) == (alone.test_accuracy, alone.test_loss)
+        assert record.train_loss_clean == alone.train_loss_clean
+    return f"{len(found)} trials and {sum(len(epochs) for _, epochs in found.values())} epochs equal to the last bit"
 
 
 class RandomMoments:
