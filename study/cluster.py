@@ -7,7 +7,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -71,6 +73,7 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
         }
         try:
             options: dict[str, Any] = {} if address else ours
+            on_stop = signal.getsignal(signal.SIGTERM)
             try:
                 context: Any = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
             except (ConnectionError, RayError, RuntimeError, ValueError) as error:
@@ -78,6 +81,8 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
                     raise
                 why = str(error).strip().splitlines()[0]
                 raise UsageError(f"--address: got {address} ({why}), must be a Ray cluster that runs") from error
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own in place, which exits at once
             port = context.address_info.get("metrics_export_port")
             yield Cluster(context.dashboard_url or None, f"127.0.0.1:{port}/metrics" if port and not address else None)
         finally:

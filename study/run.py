@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
         return 2
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt, SystemExit):  # the last by Ray, where it is stopped while it starts
         console.print(Text(f"Interrupted. {_way_on(arguments, study, typed)}"), soft_wrap=True)
         return 130
     except Exception as error:

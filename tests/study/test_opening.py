@@ -255,7 +255,7 @@ def test_a_folder_in_which_nothing_was_begun_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "theirs"]
 
 
-@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (RuntimeError, run.FAULT)])
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (SystemExit, 130), (RuntimeError, run.FAULT)])
 def test_a_stop_while_measuring_leaves_nothing_behind(
     stop: type[BaseException], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], fashion_mnist: FashionMNIST,
