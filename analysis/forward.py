@@ -76,6 +76,7 @@ def cached(path: Path, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFra
 
 def keep(path: Path, key: str, table: pd.DataFrame) -> None:
     """Write the file that `cached` reads, whole or not at all: the table as Parquet, after a digest of it and `key`."""
+    path.parent.mkdir(exist_ok=True)
     content = table.to_parquet()
     write_whole(path, _seal(key, content) + content)
 

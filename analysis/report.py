@@ -112,6 +112,7 @@ def build(
     evidence = gather(folder, top, stressed, step, data_dir)
     step("figures and page")
     made = page(evidence)
+    (folder / "figures").mkdir(exist_ok=True)
     for picture in pictures(made.sections):
         write_whole(folder / "figures" / f"{picture.name}.svg", picture.svg)
     write_whole(folder / "report.md", render("report.md.j2", made).encode())

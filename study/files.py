@@ -96,9 +96,8 @@ def _fields(of: Any) -> list[tuple[Any, ...]]:
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file so that a reader sees the old one or the new one, never a part: temporary file, then rename.
 
-    Its folder is made; not what that lies in: a study that was removed while it ran does not come back in pieces.
+    No folder is made: a study that is removed while it runs does not come back in pieces.
     """
-    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

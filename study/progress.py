@@ -132,6 +132,7 @@ class TensorBoard:
 
     def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
         if record.trial_id not in self.writers:  # what an earlier attempt wrote from this epoch on no longer counts
+            self.folder.mkdir(exist_ok=True)  # SummaryWriter would make the study's too
             folder = str(self.folder / record.trial_id)
             self.writers[record.trial_id] = SummaryWriter(folder, purge_step=epoch.epoch)
         writer = self.writers[record.trial_id]

@@ -148,7 +148,8 @@ def trial_folder(study: Path, record: TrialRecord) -> Path:
 def write_trial(study: Path, record: TrialRecord) -> None:
     """Store a trial's record in its folder; of one that has ended the epochs are forced to disk before."""
     folder, values = trial_folder(study, record), to_dict(record)
-    folder.parent.mkdir(exist_ok=True)
+    for missing in (folder.parent, folder):  # not the study's own
+        missing.mkdir(exist_ok=True)
     if record.status in ENDED:
         if (epochs := folder / "epochs.jsonl").exists():
             with epochs.open("rb") as file:

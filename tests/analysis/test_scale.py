@@ -34,6 +34,7 @@ print(status, used.ru_maxrss, round(used.ru_utime + used.ru_stime))
 
 def large(folder: Path) -> Path:
     """A finished study whose trials all ran to their end; its confirmed networks are small and of random weights."""
+    folder.mkdir()
     files.write_json(folder / "study.json", about(folder.name, "full", finished=True))
     (folder / "space.yaml").write_text(SPACE)
     rng = np.random.default_rng(0)

@@ -68,7 +68,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, small_splits: Splits) -> Iter
     """A study whose trials were trained, recorded and, two of them, cut off by the study's own code; with a report."""
     title, threads = getproctitle(), torch.get_num_threads()
     folder, space = tmp_path_factory.mktemp("results") / "made", read(SPACE)
-    files.write_whole(folder / "space.yaml", SPACE.encode())
+    folder.mkdir()
+    (folder / "space.yaml").write_text(SPACE)
     book = Book(folder, None, asdict(SETTINGS), PLAN.to_json(), space, [])
     book.content["stages"] = {"search": {"wall_seconds": 9.5}}
     for number, epochs in enumerate((2, 2, 1, 1), 1):
@@ -215,7 +216,8 @@ def test_of_a_trial_that_runs_garbled_epochs_are_left_out(
 ) -> None:
     folder = tmp_path_factory.mktemp("garbled") / Path(trial).name
     content, another = ((made / of / "epochs.jsonl").read_bytes() for of in (trial, ENDED[0]))
-    files.write_whole(folder / "epochs.jsonl", garble(Random(seed), content, another))
+    folder.mkdir()
+    (folder / "epochs.jsonl").write_bytes(garble(Random(seed), content, another))
     assert set(records.read_epochs(folder)) <= set(records.read_epochs(made / trial))
 
 
@@ -250,7 +252,8 @@ def test_a_garbled_table_of_an_earlier_report_is_as_if_it_were_not_there(
     folder = tmp_path_factory.mktemp("garbled")
     path = folder / "tables" / f"{name}.parquet"
     content, another = ((made / "tables" / f"{of}.parquet").read_bytes() for of in (name, "epochs"))
-    files.write_whole(path, garble(Random(seed), content, another))
+    path.parent.mkdir()
+    path.write_bytes(garble(Random(seed), content, another))
     found = tables.earlier(folder, name)
     if len(found):
         pd.testing.assert_frame_equal(found, tables.earlier(made, name))

@@ -42,7 +42,8 @@ def begun(tmp_path: Path) -> Path:
 
 def make(folder: Path, settings: Settings, planned: Plan) -> Path:
     space = read(SPACE)
-    files.write_whole(folder / "space.yaml", SPACE.encode())
+    folder.mkdir()
+    (folder / "space.yaml").write_text(SPACE)
     for number, status in enumerate(("completed", "completed", "stopped"), 1):
         ended(
             folder,

@@ -365,9 +365,9 @@ def test_no_name_in_a_message_acts_in_a_terminal(tmp_path: Path) -> None:
 # Files, whole or not at all
 
 
-def test_write_whole_makes_a_files_folder_and_no_more(tmp_path: Path) -> None:
-    files.write_whole(tmp_path / "a" / "file", b"new")
-    assert (tmp_path / "a" / "file").read_bytes() == b"new"
+def test_nothing_is_written_into_a_study_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.write_json(tmp_path / "removed" / "study.json", {})
     with pytest.raises(FileNotFoundError):
         records.write_trial(tmp_path / "removed", ENDED)
     assert not (tmp_path / "removed").exists()
