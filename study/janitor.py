@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 
 import psutil
 
@@ -37,6 +38,8 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
         yield _open[0]
         return
     folder = new_folder()
+    # Before this run's mark is set: it ends with this process, which complains if it is killed first.
+    resource_tracker.ensure_running()
     command = [sys.executable, "-P", __file__, folder]
     keeps = () if lock is None else (lock,)
     # In a session of its own: Ctrl-C in a terminal does not reach it.

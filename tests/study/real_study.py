@@ -55,7 +55,8 @@ class Study:
         if self.folder.exists():
             with (self.folder / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # what was killed has been cleaned up
-        left = [*self.temporary.iterdir(), *self.processes()]
+        alive = psutil.wait_procs(self.processes(), timeout=30)[1]  # multiprocessing's own ends by itself
+        left = [*self.temporary.iterdir(), *alive]
         assert not left, left
         return self.statuses[-1]
 
