@@ -205,7 +205,7 @@ def _run(
     from study.search import Search
 
     # Before anything is measured, so that a stop cleans up at every time.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     folder, chosen, settings = study.folder, study.space, study.settings
     whole, plan, left_to_run = _plan(study)
     _show_plan(console, study, plan, left_to_run)
@@ -256,6 +256,13 @@ def _run(
         raise Interrupted
     book.finish()
     return _conclude(console, folder, options.data_dir, everything)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """As Ctrl-C does, which Tune may be waiting for; a script's job in the background ignores that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:
