@@ -29,7 +29,7 @@ test-faults: $(VENV)/installed-test
 test-gpu: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m gpu
 
-# Some forty minutes on two cores; writes results/benchmarks.
+# Measures rates and overheads; writes results/benchmarks.
 bench: $(VENV)/installed-test
 	for part in training accuracy overhead; do $(BIN)/python tests/benchmarks/$$part.py || exit; done
 
