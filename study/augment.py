@@ -13,6 +13,9 @@ from study.config import Augmentation
 # Area and aspect ratio of the erased rectangle: the ranges of Zhong et al. 2020, "Random erasing", arXiv:1708.04896.
 ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT = (0.3, 3.3)
+# At the nearest pixel, as torchvision's RandomRotation and RandomAffine do by default, and so the source did. To mix
+# neighbours would blur, and images that are not augmented are not blurred.
+SAMPLED = "nearest"
 
 
 def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
@@ -21,8 +24,8 @@ def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) 
     `images`: float (N, 1, H, W), background 0; what moves in from outside is 0. The maxima of `settings` are
     multiplied by its `strength`; strength 0 returns `images` itself. `generator` lives on the images' device.
 
-    One affine map an image, p' = T · R(angle) · Shear · scale · Flip · p about the centre, sampled bilinearly, where
-    torchvision's RandomRotation and RandomAffine sample twice, at the nearest pixel, and round shifts to whole pixels.
+    One affine map an image, p' = T · R(angle) · Shear · scale · Flip · p about the centre, where torchvision's
+    RandomRotation and RandomAffine sample twice and round shifts to whole pixels.
     """
     s = settings.strength
     geometry = (settings.rotation, settings.translation, settings.scale, settings.shear, settings.flip)
@@ -49,7 +52,7 @@ def _affine(images: Tensor, s: float, settings: Augmentation, generator: torch.G
     offset = -(linear * shift).sum(1, keepdim=True)
     theta = torch.cat((linear, offset), 1).permute(2, 0, 1)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
+    return functional.grid_sample(images, grid, mode=SAMPLED, align_corners=False)
 
 
 def _erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:

@@ -1,12 +1,12 @@
 """Augmentation: laws for any setting, and every map recovered and held against torchvision.
 
-A picture whose brightness is a linear function of the place shows, after bilinear sampling, exactly where each pixel
+A picture whose brightness is a linear function of the place shows, where neighbours are mixed, exactly where each pixel
 came from. `maps` reads the affine map of each image off two such pictures, knowing nothing of how it was drawn.
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,8 @@ def maps(setting: Augmentation, count: int, seed: int) -> Maps:
     """What `augment` does to `count` images with this seed."""
     centred = torch.arange(SIDE) - (SIDE - 1) / 2
     across = centred.expand(count, 1, SIDE, SIDE)
-    x, y = (augment(ramp, setting, seeded(seed))[:, 0] for ramp in (across, across.mT))
+    with mock.patch("study.augment.SAMPLED", "bilinear"):
+        x, y = (augment(ramp, setting, seeded(seed))[:, 0] for ramp in (across, across.mT))
     middle = slice(SIDE // 2 - 4, SIDE // 2 + 4)  # the background enters at the border only
     seen = torch.stack((x, y), -1)[:, middle, middle].reshape(count, -1, 2).double().numpy()
     places = np.stack(np.meshgrid(centred[middle], centred[middle]), -1).reshape(-1, 2)
@@ -137,7 +138,7 @@ def test_laws_for_any_setting(setting: Augmentation, seed: int) -> None:
     found = augment(images, setting, seeded(seed))
     assert (found.shape, found.dtype, found.device) == (images.shape, images.dtype, images.device)
     assert found.min() >= 0
-    assert found.max() <= 1 + 1e-6  # the four weights of a bilinear sample sum to 1 within rounding
+    assert found.max() <= 1
     assert torch.equal(found, augment(images, setting, seeded(seed)))  # same generator state, same result
     assert torch.equal(images, random_images(seed))  # the input is left alone
     assert torch.equal(augment(torch.zeros_like(images), setting, seeded(seed)), torch.zeros_like(images))
@@ -170,7 +171,7 @@ def test_each_image_has_its_own_draw(pictures: Tensor) -> None:
     for key in ("rotation", "translation", "scale", "shear"):
         only = Augmentation(1.0, **{key: getattr(FULL, key)})
         found = augment(same, only, seeded(0)).flatten(1)
-        assert len({row.numpy().tobytes() for row in found}) == 64, key
+        assert len({row.numpy().tobytes() for row in found}) > 20, key  # some move no pixel, or the same ones
     for key in ("flip", "erasing"):
         found = augment(same, Augmentation(1.0, **{key: 0.5}), seeded(0)).flatten(1)
         assert len({row.numpy().tobytes() for row in found}) > 1, key
@@ -213,18 +214,12 @@ def test_unflipped_images_stay_and_the_share_is_the_probability(pictures: Tensor
     assert mirrored.float().mean().item() == pytest.approx(0.3, abs=0.03)  # 4 standard errors
 
 
-def test_a_shift_is_the_shifted_image_its_fraction_shared_between_neighbours(pictures: Tensor) -> None:
+def test_a_shift_is_the_image_shifted_by_the_nearest_whole_pixels(pictures: Tensor) -> None:
     setting = Augmentation(1, translation=0.25)
     found = augment(pictures, setting, seeded(3))
-    padded = np.pad(pictures[:, 0].double().numpy(), ((0, 0), (8, 9), (8, 9)))
+    padded = np.pad(pictures[:, 0].numpy(), ((0, 0), (8, 8), (8, 8)))
     for image, output, (x, y) in zip(padded, found[:, 0].numpy(), maps(setting, 64, 3).start, strict=True):
-        column, row = math.floor(x), math.floor(y)
-        expected = sum(
-            share * image[8 + row + dy : 36 + row + dy, 8 + column + dx : 36 + column + dx]
-            for dy, share_y in ((0, 1 - (y - row)), (1, y - row))
-            for dx, share in ((0, share_y * (1 - (x - column))), (1, share_y * (x - column)))
-        )
-        assert np.abs(output - expected).max() < 1e-4
+        assert np.array_equal(output, image[8 + round(y) :, 8 + round(x) :][:SIDE, :SIDE])
 
 
 def test_a_shift_of_whole_pixels_is_the_shifted_image(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,10 +249,9 @@ def test_every_map_is_torchvisions(setting: Augmentation, pictures: Tensor) -> N
             shift.tolist(),
             scale,
             [-shear, 0.0],
-            InterpolationMode.BILINEAR,
+            InterpolationMode.NEAREST,
         )
-        # Pixels at the very border: torchvision fades its mask, too.
-        assert (output - expected).abs()[:, 1:-1, 1:-1].max() < 2e-3
+        assert (output != expected).float().mean() < 0.02  # where two pixels are equally near
 
 
 def test_the_centre_of_a_dot_stays_within_the_maximum_and_comes_near_it() -> None:
@@ -267,9 +261,8 @@ def test_the_centre_of_a_dot_stays_within_the_maximum_and_comes_near_it() -> Non
     places = torch.arange(SIDE).float()
     moved = torch.stack(((found.sum(1) * places).sum(1), (found.sum(2) * places).sum(1)), 1) - 14
     for direction in moved.T:
-        assert direction.abs().max() <= 2.8 + 1e-4
-        assert direction.max() > 2.75
-        assert direction.min() < -2.75
+        assert direction.max() == 3  # the nearest to 2.8
+        assert direction.min() == -3
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.4])
