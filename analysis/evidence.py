@@ -50,7 +50,7 @@ class Evidence:
     stress: pd.DataFrame
     calibration: pd.DataFrame
     claims: pd.DataFrame
-    elsewhere: pd.DataFrame  # rows of the tables claims of other studies in the same folder, of those that they test
+    elsewhere: pd.DataFrame  # rows of the tables claims of other studies in the same folder
     reference: str | None  # the arm that others are held against: see `Runs.reference`
     pairs: list[Pair]  # of the best configurations
     maps: dict[str, pd.DataFrame]  # by trial: of the images that cards show, 28×28, predicted and true
@@ -106,11 +106,10 @@ def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: P
 
 
 def _elsewhere(folder: Path) -> pd.DataFrame:
-    """What the studies beside this one say of the claims that they test; a table of another version says nothing."""
+    """What the studies beside this one say of the claims; a table of another version says nothing."""
     studies = [path.parent.parent for path in sorted(folder.parent.glob("*/tables/claims.parquet"))]
     others = [tables.earlier(study, "claims") for study in studies if study != folder]
-    claims = pd.concat(others, ignore_index=True) if others else pd.DataFrame(columns=SCHEMAS["claims"].names)
-    return claims[claims.verdict != verdicts.NOT_TESTED]
+    return pd.concat(others, ignore_index=True) if others else pd.DataFrame(columns=SCHEMAS["claims"].names)
 
 
 def _images(

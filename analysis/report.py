@@ -10,6 +10,8 @@ better only where the interval of their paired difference leaves zero out.
 from __future__ import annotations
 
 import argparse
+import errno
+import logging
 import sys
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,14 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from analysis.blocks import Picture, Section
 from analysis.evidence import gather
@@ -31,6 +40,8 @@ from study.files import LOST_DISK, RecordError, drop_temporaries, read_json, wri
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
+logger = logging.getLogger(__name__)
+
 TOP = 8  # configurations that are compared two by two
 
 
@@ -54,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (got := getattr(options, option)) is not None and got < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
         folder = find(options.results, options.name)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+            *(TimeElapsedColumn(), TimeRemainingColumn()),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("")
 
@@ -70,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in LOST_DISK:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        read_only = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        way_on = ". A page is made in the study's folder: copy it where you may write, and name that with --results"
+        print(f"error: {error}{way_on if read_only else ''}", file=sys.stderr)
         return 74
     except KeyboardInterrupt:
         print("Interrupted. What took long is kept in the study's cache.", file=sys.stderr)
@@ -110,6 +126,8 @@ def build(
     """
     drop_temporaries(folder)
     evidence = gather(folder, top, stressed, step, data_dir)
+    for said in evidence.missing:
+        logger.warning("%s", said)
     step("figures and page")
     made = page(evidence)
     (folder / "figures").mkdir(exist_ok=True)

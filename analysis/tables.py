@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from analysis.schemas import CATEGORIES, EPOCHS, KEY, PREDICTIONS, SCHEMAS, TRIALS, dictionary
 from study.config import hyperparameters
-from study.files import broken, write_whole
+from study.files import RecordError, broken, write_whole
 from study.records import (
     STAGES,
     EpochRecord,
@@ -54,6 +54,9 @@ def build(study: Path) -> None:
     name, fidelity = about.get("name", study.name), about.get("fidelity")
     trials = [*read_trials(study, "search"), *read_trials(study, "confirm")]
     kept = _kept(study)
+    if gone := _gone(study, trials, kept):
+        got = f"none of the {gone} files confirm/*/predictions.parquet"
+        raise RecordError(f"{study}: got {got}, must hold them for a page; its records and tables can be read without")
     rows: list[dict[str, Any]] = []
     with (
         _writer(study, "trials") as write_rows,
@@ -152,6 +155,16 @@ def _best(trial: TrialRecord, epochs: list[EpochRecord]) -> EpochRecord | None:
     return named or max(finite, key=lambda epoch: epoch.val_accuracy, default=None)
 
 
+def _gone(study: Path, trials: list[TrialRecord], kept: pa.Table) -> int:
+    """How many trials' predictions are missing, where all are, as in a study kept for its records alone; else 0."""
+    files = [trial_folder(study, t) / "predictions.parquet" for t in trials if _predicts(t)]
+    return 0 if len(kept) or any(file.exists() for file in files) else len(files)
+
+
+def _predicts(trial: TrialRecord) -> bool:
+    return trial.stage == "confirm" and trial.status == "completed"
+
+
 def _kept(study: Path) -> pa.Table:
     """The predictions in the table that is there already."""
     return pa.Table.from_pandas(earlier(study, "predictions"), PREDICTIONS)
@@ -160,7 +173,7 @@ def _kept(study: Path) -> pa.Table:
 def _predictions(folder: Path, trial: TrialRecord, key: dict[str, Any], kept: pa.Table) -> pa.Table | None:
     """A confirmed trial's predictions, by image; where its own file is gone, those of the table. Raises RecordError."""
     path = folder / "predictions.parquet"
-    if trial.stage != "confirm" or trial.status != "completed":
+    if not _predicts(trial):
         return None
     if not path.exists():
         same = pc.and_(pc.equal(kept["trial_id"], trial.trial_id), pc.equal(kept["config_id"], trial.config_id))

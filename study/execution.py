@@ -232,6 +232,8 @@ class Recorder(tune.Callback):
 class Interruption(tune.Callback):
     """Notes the user's first Ctrl-C: Tune ends its trials then, or is cleaning up after them, and tells nobody."""
 
+    SAID = b"\nStopping, which takes some seconds. A second Ctrl-C ends the trials at once.\n"
+
     def __init__(self) -> None:
         self.noted = False
 
@@ -239,6 +241,8 @@ class Interruption(tune.Callback):
         tunes: Any = signal.getsignal(signal.SIGINT)  # in place by now
 
         def note(number: int, frame: Any) -> None:
+            if not self.noted:
+                os.write(2, self.SAID)  # print may be at work where this comes between
             self.noted = True
             tunes(number, frame)
 

@@ -26,8 +26,8 @@ OF_A_PATH = {errno.ENOENT, errno.EACCES, errno.EPERM}  # of these what a path sa
 LEFT = ("epochs.jsonl", "predictions.parquet", "best.pt")  # by a trial that has ended: trial.json holds their digests
 AGAIN = "; delete {folder} and resume the study, which makes up for it"
 WAY_ON = dict.fromkeys(("trial.json", *LEFT), AGAIN) | {
-    "study.json": "; delete it, and begin again with --space {folder}/space.yaml --name {name} and the options that the"
-    " study was begun with: its trials are kept",
+    "study.json": "; move it aside, and begin again with --space {folder}/space.yaml --name {name}{results} and the"
+    ' options that the study was begun with, which its "command" may still tell: its trials are kept',
     "space.yaml": "; put back the old one, or begin another study with the new one",
     "best.pt": "; delete it, and the page is made without this network's maps",
 }
@@ -48,7 +48,8 @@ def printable(text: str) -> str:
 def broken(path: Path, got: str, must: str) -> RecordError:
     """What is wrong with a file of a study, and the way on."""
     got = got if len(got) <= 800 else f"{got[:400]} … {got[-400:]}"
-    way_on = WAY_ON.get(path.name, "").format(folder=path.parent, name=path.parent.name)
+    results = "" if path.parent.parent == Path("results") else f" --results {path.parent.parent}"
+    way_on = WAY_ON.get(path.name, "").format(folder=path.parent, name=path.parent.name, results=results)
     return RecordError(f"{path}: got {got}, must be {must}{way_on}")
 
 

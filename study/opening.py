@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
@@ -25,8 +26,9 @@ from study.space import Budget, Fidelity, Space
 
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
 ANY_RUN = ("results", "data_dir", "address", "dry_run")  # options that no study keeps to
+REACH_S = 10.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MARKS = "1 to 100 letters, digits, '.', '_' or '-', the first no mark"
+MARKS = "1 to 100 letters, digits, '.', '_' or '-', of which a letter or digit comes first"
 
 
 class UsageError(ValueError):
@@ -62,11 +64,25 @@ class Study:
 
 def open_study(arguments: argparse.Namespace) -> Study:
     """The study that the command line means; writes nothing. Raises SpaceError, UsageError or RecordError."""
-    names: list[str] = [n for n in (arguments.resume, arguments.extend, arguments.name) if n is not None]
-    for name in names:
-        if not NAME.fullmatch(name):
-            raise UsageError(f"name: got {name!r}, must be {MARKS}")
-    return _new(arguments) if arguments.space is not None else _earlier(arguments, names[0])
+    for option in ("resume", "extend", "name"):
+        name = getattr(arguments, option)
+        if name is not None and not NAME.fullmatch(name):
+            raise UsageError(f"--{option}: got {name!r}, must be {MARKS}")
+    if arguments.address:
+        _reach(arguments.address)
+    if arguments.space is not None:
+        return _new(arguments)
+    return _earlier(arguments, arguments.resume or arguments.extend)
+
+
+def _reach(address: str) -> None:
+    """Raise UsageError where nobody listens at HOST:PORT, for which Ray would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except (OSError, OverflowError) as error:
+        got = f"{address} ({getattr(error, 'strerror', None) or error})"
+        raise UsageError(f"--address: got {got}, must be a Ray cluster that runs") from error
 
 
 @contextmanager

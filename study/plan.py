@@ -81,17 +81,27 @@ class Rest:
     runs: tuple[str | None, ...]  # of confirm, in turn: an arm's name, or None for a candidate
 
 
-def rest(space: Space, rule: Rule, recorded: Sequence[TrialRecord] = (), search_over: bool = False) -> Rest:
-    """What is left when these trials are on record. Candidates' runs all are until the search is over."""
+def rest(
+    space: Space,
+    rule: Rule,
+    recorded: Sequence[TrialRecord] = (),
+    search_over: bool = False,
+    candidates: Sequence[TrialRecord] = (),
+) -> Rest:
+    """What is left when these trials are on record. All runs of candidates are until the search is over.
+
+    `candidates`: the best of the search so far; what was confirmed of others does not count.
+    """
     ended = [record for record in recorded if record.status in ENDED and record.stop_reason != SUPERSEDED]
     searched = [record for record in ended if record.stage == "search"]
     completed = sum(record.status == "completed" for record in searched)
     budget = space.budget
     trials = 0 if search_over else max(0, budget.trials - len(searched))
     epochs = 0.0 if search_over else expected_epochs(rule, budget.trials, space.epochs, len(searched), completed)
-    confirmed = Counter(r.arm if r.arm in space.arms else None for r in ended if r.stage == "confirm")
-    if epochs:
-        del confirmed[None]
+    best = set() if epochs else {record.config_id for record in candidates}
+    confirm = [record for record in ended if record.stage == "confirm"]
+    confirmed: Counter[str | None] = Counter(r.arm for r in confirm if r.arm in space.arms)
+    confirmed[None] = sum(record.arm not in space.arms and record.config_id in best for record in confirm)
     runs = []
     for name in [*[None] * budget.candidates, *space.arms] * budget.seeds:
         if confirmed[name]:

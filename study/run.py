@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     """The plan of the whole study, that of what is left of it, and what that is. Raises UsageError for want of disk."""
     from study.plan import Plan, estimate, make_plan, measures, rest
+    from study.search import candidates
 
     space, settings, earlier = study.space, study.settings, study.earlier or {}
     try:
@@ -137,7 +138,8 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
         precision = plan.precision if plan else None  # trials of a study are computed alike wherever it goes on
         plan = make_plan(space, settings.rule, settings.cores, settings.gpus, precision)
     recorded = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
-    left = rest(space, settings.rule, recorded, earlier.get("search_over", False))
+    best = candidates(study.folder, space)
+    left = rest(space, settings.rule, recorded, earlier.get("search_over", False), best)
     budget = settings.time_budget_s
     spent = earlier.get("stages", {}).get("search", {}).get("wall_seconds", 0.0)
     budget_left = None if budget is None else max(budget - spent, 0.0)
@@ -151,12 +153,12 @@ def _recovered(folder: Path) -> str:
     """What a study that goes on has already."""
     known = [record for stage in records.STAGES for record in records.read_trials(folder, stage)]
     ended = sum(record.status in ENDED for record in known)
-    lines = [f"Recovered: {ended} trials have ended, and do not run again"]
+    lines = [f"Recovered: {ended} of {len(known)} trials that were begun have ended, and do not run again"]
     for record in known:
         if record.status not in ENDED and record.attempts:
             at = records.trial_folder(folder, record)
             epochs, kept = len(records.read_epochs(at)), (at / "checkpoint.pt").exists()
-            how = f"was cut off after epoch {epochs}, goes on from its checkpoint" if kept else "begins again"
+            how = f"was cut off after epoch {epochs}, has a checkpoint to go on from" if kept else "begins again"
             lines.append(f"  {record.label}: {how}")
     return "\n".join(lines)
 
@@ -168,7 +170,8 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
     chosen, split = study.space, study.space.split
     confirmed = chosen.budget.candidates + len(chosen.arms)
     seeds = f"{chosen.budget.seeds} seed{'s' * (chosen.budget.seeds > 1)}"
-    trials_left, runs_left = (f", {n} left" if study.earlier else "" for n in (left.trials, len(left.runs)))
+    begun = study.earlier or left.trials < chosen.budget.trials
+    trials_left, runs_left = (f", {n} left" if begun else "" for n in (left.trials, len(left.runs)))
     speeds = ", ".join(f"{name} {speed.train:,.0f}" for name, speed in plan.speeds.items())
     lines = [
         f"Study {study.folder.name}: {chosen.name}, {study.settings.fidelity} fidelity",
@@ -202,7 +205,7 @@ def _run(
     import ray
 
     from study import cluster, confirm, execution, progress
-    from study.search import Search
+    from study.search import Search, candidates
 
     # Before anything is measured, so that a stop cleans up at every time.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -241,7 +244,7 @@ def _run(
                 book.search_over = True
             elif not search.finished():
                 raise Interrupted
-        planned = confirm.plan(folder, chosen, search.candidates(), settings.seed)
+        planned = confirm.plan(folder, chosen, candidates(folder, chosen), settings.seed)
         if len(planned) < (chosen.budget.candidates + len(chosen.arms)) * chosen.budget.seeds:
             console.print(Text("Fewer searched configurations ran to the end than there should be candidates."))
         ended = {record.trial_id for record in planned if record.status in ENDED}

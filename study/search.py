@@ -207,18 +207,6 @@ class Search:
                     listener.trial_ended(record, self._epochs(record))
         self._drop_checkpoints()
 
-    def candidates(self) -> list[TrialRecord]:
-        """The best searched configurations that ran to the end, by best validation epoch; arms are not among them."""
-        arms = {config.config_id for config in self.space.arms.values()}
-        best: dict[str, tuple[float, TrialRecord]] = {}
-        for record in records.read_trials(self.study, "search"):
-            if record.status == "completed" and record.config_id not in arms:
-                score = max(epoch.val_accuracy for epoch in self._epochs(record) if not epoch.diverged)
-                if score > best.get(record.config_id, (-1.0, record))[0]:
-                    best[record.config_id] = (score, record)
-        ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1].trial_id))
-        return [record for _, record in ranked[: self.space.budget.candidates]]
-
     def _record(self, config: TrialConfig, arm: str | None = None) -> TrialRecord:
         self.count += 1
         self.number += 1
@@ -257,6 +245,20 @@ class Search:
             records.drop_checkpoint(records.trial_folder(self.study, record))
 
 
+def candidates(study: Path, space: Space) -> list[TrialRecord]:
+    """The best searched configurations that ran to the end, by best validation epoch; arms are not among them."""
+    arms = {config.config_id for config in space.arms.values()}
+    best: dict[str, tuple[float, TrialRecord]] = {}
+    for record in records.read_trials(study, "search"):
+        if record.status == "completed" and record.config_id not in arms:
+            epochs = records.read_epochs(records.trial_folder(study, record))
+            score = max(epoch.val_accuracy for epoch in epochs if not epoch.diverged)
+            if score > best.get(record.config_id, (-1.0, record))[0]:
+                best[record.config_id] = (score, record)
+    ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1].trial_id))
+    return [record for _, record in ranked[: space.budget.candidates]]
+
+
 def _going_on(record: TrialRecord) -> TrialRecord:
     """A survivor's record as before it was stopped; that it goes on counts as no new start."""
     attempts = max(record.attempts - 1, 0)
@@ -280,7 +282,7 @@ def expected_epochs(rule: Rule, trials: int, max_epochs: int, ended: int = 0, co
     `ended`: how many of the trials have; `completed`: how many of these ran to their end.
     """
     if rule == "one-epoch":
-        return trials - ended + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (max_epochs - 1)
+        return max(0, trials - ended) + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (max_epochs - 1)
     draws = np.random.default_rng(0).random((20, trials))
     total = 0
     for ranks in draws:
@@ -290,4 +292,4 @@ def expected_epochs(rule: Rule, trials: int, max_epochs: int, ended: int = 0, co
             total += replay(
                 scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, max_epochs + 1)], heed=True
             )
-    return total / len(draws) * (trials - ended) / trials
+    return total / len(draws) * max(0, trials - ended) / trials

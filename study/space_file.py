@@ -79,7 +79,7 @@ class SpaceError(ValueError):
 
 def find(name: str) -> Path:
     """The file of that name: as given where it exists, else among the project's own spaces. Raises SpaceError."""
-    for path in (Path(name), FOLDER / name):
+    for path in (Path(name), FOLDER / name, FOLDER / f"{name}.yaml"):
         if os.path.isfile(path):
             return path
     known = ", ".join(sorted(path.name for path in FOLDER.glob("*.yaml")))

@@ -12,6 +12,7 @@ from analysis.evidence import Evidence
 from analysis.verdicts import NOT_TESTED
 from analysis.words import MISSING, p_value
 
+NOTHING = pd.DataFrame(columns=["study", "verdict"])
 SIGNS = {"supported": "✓", "contradicted": "✗", "no material effect": "≈", "inconclusive": "?"}
 
 
@@ -39,11 +40,17 @@ def scorecard(evidence: Evidence) -> Section:
             Table(["conclusion", "what the source says, and what the verdict rests on"], why, caption, words=2)
         )
     if len(others):
-        rows = [[row.text, _reason(row), _others(elsewhere.get(row.claim), row.spaces)] for row in others.itertuples()]
-        caption = "Verdicts of the other studies in this results folder, or the spaces that can test it. Table: claims."
+        own = str(evidence.about.get("space"))
+        rows = [
+            [row.text, _reason(row), _others(elsewhere.get(row.claim, NOTHING), row.spaces, own)]
+            for row in others.itertuples()
+        ]
+        caption = (
+            "Verdicts of the other studies in this results folder, or the spaces whose arms it takes. Table: claims."
+        )
         tables.append(Table(["conclusion", "not tested here", "elsewhere"], rows, caption, words=3))
     said = summary(tested, len(claims), preview)
-    if more := sum(claim in elsewhere for claim in others.claim):
+    if more := sum(_tested(elsewhere.get(claim, NOTHING)) for claim in others.claim):
         said += f" Studies in the same results folder test {more} more."
     return Section("The sources' conclusions", [said], tables)
 
@@ -80,9 +87,18 @@ def _reason(row: Any) -> str:
     return f"{row.why[:1].lower()}{row.why[1:].removesuffix('.')}"
 
 
-def _others(rows: pd.DataFrame | None, spaces: str) -> str:
-    """The verdicts of other studies, each with the word preview where it is one; else the spaces that can test it."""
-    if rows is None:
-        return spaces
-    of = [f"study {row.study}: {_verdict(row, row.fidelity == 'preview')}. {row.why}" for row in rows.itertuples()]
-    return " ".join(of)
+def _tested(rows: pd.DataFrame) -> bool:
+    return bool((rows.verdict != NOT_TESTED).any())
+
+
+def _others(rows: pd.DataFrame, spaces: str, own: str) -> str:
+    """The verdicts of other studies, each with the word preview where it is one; else the spaces that can test it, but
+    for this study's `own`, and of those that have been run why they do not."""
+    if _tested(rows):
+        rows = rows[rows.verdict != NOT_TESTED]
+        of = [f"study {row.study}: {_verdict(row, row.fidelity == 'preview')}. {row.why}" for row in rows.itertuples()]
+        return " ".join(of)
+    stems = {space.removesuffix(".yaml"): space for space in spaces.split(", ") if space != own}
+    run = rows[rows.study.isin(list(stems))]
+    left = [space for stem, space in stems.items() if stem not in set(run.study)]
+    return "; ".join(left + [f"study {row.study} does not: {_reason(row)}" for row in run.itertuples()]) or MISSING

@@ -1,15 +1,19 @@
 """The command on made studies: what the page says, and what it must not say."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from made_study import NAME, make, rename
 
 from analysis import report
+from analysis.sections import scorecard
 from analysis.words import linked, plain
 from study.files import read_json, write_json
 
@@ -218,6 +222,45 @@ def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path) -> None:
 def test_a_folder_without_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["--results", str(tmp_path / "nothing")]) == 2
     assert "must be a folder with studies" in capsys.readouterr().err
+
+
+def test_a_study_that_cannot_be_written_says_what_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "report.html")
+
+    make(tmp_path / "made", confirm=False)
+    monkeypatch.setattr(report, "write_whole", refuse)
+    assert report.main(["made", "--results", str(tmp_path)]) == 74
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        "error: [Errno 30] Read-only file system: 'report.html'. A page is made in the study's folder:"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "own", "said"),
+    [
+        ({}, "smoke.yaml", "resnet.yaml; optimizer.yaml"),
+        ({}, "resnet.yaml", "optimizer.yaml"),
+        ({"mine": ("not tested", "It takes arms.")}, "resnet.yaml", "optimizer.yaml"),
+        (
+            {"mine": ("not tested", "It takes arms."), "optimizer": ("not tested", "No run reaches 90 %.")},
+            "smoke.yaml",
+            "resnet.yaml; study optimizer does not: no run reaches 90 %",
+        ),
+        (
+            {"mine": ("supported", "It is."), "optimizer": ("not tested", "No run reaches 90 %.")},
+            "resnet.yaml",
+            "study mine: ✓ supported (preview). It is.",
+        ),
+    ],
+)
+def test_what_a_study_cannot_test_is_said_of_the_others(rows: dict[str, tuple[str, str]], own: str, said: str) -> None:
+    of = [{"study": name, "fidelity": "preview", "verdict": v, "why": why} for name, (v, why) in rows.items()]
+    known = pd.DataFrame(of, columns=["study", "fidelity", "verdict", "why"])
+    assert scorecard._others(known, "resnet.yaml, optimizer.yaml", own) == said
 
 
 def test_ray_stays_out() -> None:

@@ -169,9 +169,18 @@ def test_predictions_that_are_nowhere_are_missed_before_a_table_is_touched(tmp_p
     tables.build(folder)
     assert table.read_bytes() == before
     table.unlink()
-    with pytest.raises(RecordError, match="got no file, must be there, or its rows in tables"):
+    with pytest.raises(RecordError, match=f"^{folder}: got none of the 3 files confirm/.+, must hold them "):
         tables.build(folder)
     assert not table.exists()
+
+
+def test_a_trials_predictions_that_are_nowhere_are_missed(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=1, images=3)
+    path = next(folder.glob("confirm/*/predictions.parquet"))
+    path.unlink()
+    with pytest.raises(RecordError, match=f"^{path}: got no file, must be there, or its rows in tables"):
+        tables.build(folder)
+    assert not (folder / "tables" / "predictions.parquet").exists()
 
 
 def test_a_garbled_byte_of_an_earlier_table_changes_no_number(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from study.plan import Plan
 from study.probe import Speed
 from study.provenance import Book
 from study.records import TrialRecord
-from study.search import Search
+from study.search import Search, candidates
 from study.space import Budget
 from study.space_file import SpaceError
 from study.trainable import Job, TrialTrainable
@@ -125,7 +125,7 @@ def read_again(study: Path, *extend: str) -> Any:
         (trial.state, trial.values, trial.params, trial.intermediate_values, trial.user_attrs)
         for trial in search.proposer.study.get_trials()
     ]
-    planned = confirm.plan(study, opened.space, search.candidates(), opened.settings.seed)
+    planned = confirm.plan(study, opened.space, candidates(study, opened.space), opened.settings.seed)
     tables.build(study)
     written = {path.name: path.read_bytes() for path in (study / "tables").iterdir()}
     return opened.space, opened.settings, opened.earlier, told, search.waiting, search.ended, planned, written
@@ -205,7 +205,7 @@ def test_a_garbled_file_is_named_in_one_line_or_changes_nothing(
     else:
         assert said.startswith(f"{path}: got ")
         assert said.isprintable()
-        assert any(way_on in said for way_on in ("; delete ", "; put back the old one")), said
+        assert any(way_on in said for way_on in ("; delete ", "; move it aside", "; put back the old one")), said
     shutil.rmtree(study.parent)
 
 
@@ -280,7 +280,7 @@ def test_without_its_study_json_a_study_that_is_begun_again_keeps_its_trials(stu
     again = open_study(run._parser().parse_args([*command, "--results", str(study.parent)]))
     search = Search(study, again.space, again.settings.seed, again.settings.rule)
     assert (again.folder, search.ended) == (study, {"s0001", "s0002", "s0003"})
-    planned = confirm.plan(study, again.space, search.candidates(), again.settings.seed)
+    planned = confirm.plan(study, again.space, candidates(study, again.space), again.settings.seed)
     assert [(record.trial_id, record.status) for record in planned[:2]] == [(f"c{n:04}", "completed") for n in (1, 2)]
 
 
@@ -319,7 +319,8 @@ def test_a_study_that_does_not_say_what_it_was_begun_with_is_refused(key: str, s
     for extend in ((), ("--trials", "1")):
         said = refusal(lambda extend=extend: read_again(study, *extend))
         assert said.startswith(
-            f"{study / 'study.json'}: got KeyError('{key}'), must be what this program wrote; delete"
+            f"{study / 'study.json'}: got KeyError('{key}'), must be what this program wrote; move it aside, and begin "
+            f"again with --space {study}/space.yaml --name made --results {study.parent} and "
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -238,6 +239,23 @@ def test_an_address_that_is_none_is_refused(address: str, capsys: pytest.Capture
     assert f"--address: got {address!r}, must be HOST:PORT" in capsys.readouterr().err
 
 
+def test_an_address_where_nobody_listens_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with socket.socket() as bound:  # to a port that nobody else gets meanwhile, and does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        command = ["--space", "smoke.yaml", "--address", address, "--results", str(tmp_path)]
+        with pytest.raises(
+            UsageError, match=rf"^--address: got {address} \(Connection refused\), must be a Ray cluster"
+        ):
+            open_study(run._parser().parse_args(command))
+
+
+def test_a_space_of_the_projects_goes_by_its_name_too(tmp_path: Path) -> None:
+    for name in ("smoke", "smoke.yaml"):
+        study = open_study(run._parser().parse_args(["--space", name, "--results", str(tmp_path)]))
+        assert study.folder == tmp_path / "smoke"
+
+
 # A study that never began, and faults
 
 
@@ -352,6 +370,7 @@ def test_a_space_whose_name_is_none_for_a_study_needs_one(stem: str, tmp_path: P
 def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text(SPACE)
-    for typed in ([f"--space={file}", f"--name={name}"], [f"--resume={name}"], [f"--extend={name}"]):
-        with pytest.raises(UsageError, match=r"^name: got .+, must be 1 to 100 letters"):
+    for typed in ([f"--name={name}", f"--space={file}"], [f"--resume={name}"], [f"--extend={name}"]):
+        option = typed[0].partition("=")[0]
+        with pytest.raises(UsageError, match=rf"^{option}: got .+, must be 1 to 100 letters"):
             open_study(run._parser().parse_args(typed))

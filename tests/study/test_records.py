@@ -337,8 +337,8 @@ def test_what_no_study_says_is_an_error_that_names_the_file(key: str, value: obj
     files.write_json(path, {key: value})
     with pytest.raises(RecordError) as caught:
         records.read_study(tmp_path)
-    again = f"delete it, and begin again with --space {tmp_path}/space.yaml --name {tmp_path.name} and the options that"
-    assert str(caught.value).startswith(f"{path}: got {said}, must be what this program wrote; {again} ")
+    again = f"move it aside, and begin again with --space {tmp_path}/space.yaml --name {tmp_path.name} --results "
+    assert str(caught.value).startswith(f"{path}: got {said}, must be what this program wrote; {again}")
 
 
 def test_a_space_that_was_changed_since_is_named(tmp_path: Path) -> None:

@@ -221,7 +221,10 @@ preview: {test: 100}
 
 
 def test_an_interrupted_trial_goes_on_from_its_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fashion_mnist: FashionMNIST
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fashion_mnist: FashionMNIST,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """No epoch is trained twice, and every loss is that of a run without interruption, to the last bit."""
     (tmp_path / "one.yaml").write_text(ONE_ARM)
@@ -237,6 +240,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(
     monkeypatch.setattr(StageProgress, "epoch_ended", interrupt_after_the_first)
     results = ["--results", str(tmp_path / "results")]
     assert run.main(["--space", str(tmp_path / "one.yaml"), "--fidelity", "preview", *CORES, *results]) == 130
+    assert capfd.readouterr().err.count("Stopping, which takes some seconds.") == 1
     assert run.main(["--resume", "one", *results]) == 0
     study = tmp_path / "results" / "one"
     [record] = records.read_trials(study, "search")
@@ -324,8 +328,8 @@ def test_a_broken_space_gives_exit_status_2_and_starts_nothing(
     [
         (["--space", "no-such.yaml"], "smoke.yaml"),
         (["--resume", "no-such"], "--resume: got no-such, must be one of: none"),
-        (["--space", "smoke.yaml", "--name", "../outside"], "name: got '../outside'"),
-        (["--space", "smoke.yaml", "--name", "a" * 101], "name: got"),
+        (["--space", "smoke.yaml", "--name", "../outside"], "--name: got '../outside'"),
+        (["--space", "smoke.yaml", "--name", "a" * 101], "--name: got"),
         (["--space", "smoke.yaml", "--trials", "1"], "--trials: got 1, must be at least 2"),
         (["--space", "smoke.yaml", "--data-dir", "/nowhere"], "--data-dir: got /nowhere"),
         (["--space", "smoke.yaml", "--cpus-per-trial", "4096"], "--cpus-per-trial: got 4096, must be at most"),
