@@ -140,7 +140,8 @@ class Rerun:
         self, said: str, work: Callable[..., pd.DataFrame], own: Mapping[str, Any], shared: Any, *sources: ModuleType
     ) -> tuple[dict[str, pd.DataFrame], str]:
         """What `work` finds of each trial in `own`, with what is the trial's, and a digest of what makes it."""
-        self.step(said, 0, len(own))
+        if own:
+            self.step(said, 0, len(own))
         found: dict[str, pd.DataFrame] = {}
         key = source(work, shared, *sources)
         for trial, rows in self.networks.over(list(own), work, own.__getitem__, shared, key):
