@@ -53,3 +53,10 @@ def test_the_table_of_keys_is_that_of_the_code() -> None:
     table = below.partition("\n\n")[0].splitlines()
     assert [row.rsplit("|", 2)[0] + "|" for row in table] == rows()
     assert all(re.fullmatch(r".+\| .{5,} \|", row) for row in table), "a key without a meaning"
+
+
+def test_every_module_is_in_the_map_of_the_code() -> None:
+    root = Path(__file__).parents[1]
+    _, _, code = (root / "README.md").read_text(encoding="utf-8").partition("## The code\n")
+    modules = {path.name for package in ("study", "analysis") for path in (root / package).glob("[!_]*.py")}
+    assert set(re.findall(r"\w+\.py", code)) == modules
