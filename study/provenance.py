@@ -193,8 +193,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def git_state() -> dict[str, Any]:
-    """Commit of the code and whether it had uncommitted changes; nulls outside a checkout."""
+def git_state(*besides: str) -> dict[str, Any]:
+    """Commit of the code, and whether it, the spaces or `besides` had uncommitted changes; nulls outside a checkout."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str | None:
@@ -205,7 +205,7 @@ def git_state() -> dict[str, Any]:
         return done.stdout.strip()
 
     commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--", "study", "search_spaces")
+    changes = git("status", "--porcelain", "--", "study", "search_spaces", *besides)
     return {"commit": commit, "dirty": None if commit is None else bool(changes)}
 
 

@@ -1,18 +1,20 @@
 """What it costs to find a network as good as the second source's: by this search, and by what else could be done.
 
-`make bench-search` runs it on all data, for hours, and goes on where it was cut off. Every trial is real: searches by
-TPE and ASHA, each until it has found one, and random configurations trained to the end. From the latter's recorded
-courses searches at random and by the one-epoch rule are put together, with replacement, and replayed. Costs are core
-seconds of training and validation. In the sources' loop they are those of as many epochs at the rates that training.py
-has measured here.
+`make bench-search` runs it on all data, for hours, and goes on where it was cut off. Every trial is real: searches of
+the size that fashion_cnn.yaml has, by TPE and ASHA, and random configurations trained to the end, among whose recorded
+courses ASHA, the one-epoch rule and chance search again. No arm is among them: one is what is to be matched. Costs are
+core seconds of training and validation. In the sources' loop they are those of as many epochs at the rates that
+training.py has measured on the same machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,17 +26,17 @@ from table import FOLDER, write
 from training import SOURCES
 
 from analysis import tables
-from study import cluster, data, execution, records, space_file
-from study.execution import Resources
-from study.provenance import cores
-from study.records import TrialRecord
-from study.search import ONE_EPOCH_KEEP, Rule, Search
+from study import cluster, data, execution, provenance, records, space_file
+from study.execution import replay
+from study.plan import make_plan
+from study.records import ENDED, EpochRecord, TrialRecord
+from study.search import ONE_EPOCH_KEEP, Rule, Search, build_scheduler
 from study.space import Budget, Space
 
-RANDOM, SEARCHES = 24, 5
-AT_ONCE = 4  # trials that a search goes on by until it has found one
-REPLAYS, RESAMPLES = 2000, 400
-GENERATOR = np.random.default_rng(0)
+RANDOM, SEEDS = 24, range(11, 16)  # confirm's seeds are 1 to 6
+ROUND = 12  # random configurations of which ASHA and the one-epoch rule choose
+REPLAYS, RESAMPLES = 1000, 1000
+LEVELS = {"last": "as the source kept it, after its last epoch", "best": "at its best epoch"}
 
 
 class Course(NamedTuple):
@@ -44,24 +46,63 @@ class Course(NamedTuple):
     seconds: npt.NDArray[np.float64]
 
 
-def target() -> float:
-    """Validation accuracy of the source's better arm after its last epoch, as it kept them; mean over six seeds."""
+def targets() -> dict[str, float]:
+    """Validation accuracy of the source's better arm, mean over its six seeds, by which epoch is taken."""
     epochs = tables.read(FOLDER.parent / "fashion_cnn", "epochs")
-    last = epochs[(epochs.stage == "confirm") & epochs.arm.isin(["baseline", "augmented"])].groupby("trial_id").last()
-    return float(last.groupby("arm", observed=True).val_accuracy.mean().max())
+    ours = epochs[(epochs.stage == "confirm") & epochs.arm.isin(["baseline", "augmented"])].groupby("trial_id")
+    of = {"last": ours.last(), "best": ours.agg({"arm": "first", "val_accuracy": "max"})}
+    return {name: float(t.groupby("arm", observed=True).val_accuracy.mean().max()) for name, t in of.items()}
 
 
-def train(folder: Path, space: Space, seed: int, rule: Rule, splits: ray.ObjectRef[data.Splits]) -> None:
-    """Run the search in the folder to its end, from where it was."""
-    Search(folder, space, seed, rule).run(splits, Resources(1, 0.0, "bf16", cores()), [])
-    if any(record.status not in records.ENDED for record in records.read_trials(folder, "search")):
-        raise KeyboardInterrupt
+def rates() -> dict[str, float]:
+    """Images a core second of the sources' loop, in training and in validation. Raises RuntimeError."""
+    measured = pd.read_parquet(FOLDER / "training.parquet")
+    if measured.attrs["hardware"] != provenance.hardware():
+        raise RuntimeError("results/benchmarks/training.parquet: got another machine's rates, must be this one's")
+    of = measured.groupby(["case", "variant"]).per_s.median()
+    return {
+        "train": of["fashion_cnn, augmented", SOURCES],
+        "validation": of["fashion_cnn", f"evaluation, {SOURCES}"],
+    }
+
+
+def collect(space: Space, folder: Path) -> pd.DataFrame:
+    """Every epoch of the searches and of the random configurations; those that have ended are not run again."""
+    splits = data.split(data.load(), space.split.train, space.split.validation, space.split.test, space.split.seed)
+    resources = make_plan(space, "asha").resources
+    execution.quiet()
+    found = []
+    with cluster.running(dashboard=False):
+        shared = ray.put(splits)
+
+        def run(name: str, seed: int, rule: Rule) -> None:
+            own = folder / name
+            Search(own, space, seed, rule).run(shared, resources, [])
+            known = records.read_trials(own, "search")
+            if bad := [r.trial_id for r in known if r.status not in ENDED or r.status == "failed"]:
+                raise RuntimeError(f"{own}: got {bad} failed or cut off, must be whole")
+            (own / "whole").touch()
+
+        for name, seed in {**{f"this-{seed}": seed for seed in SEEDS}, "random": 0}.items():
+            if (folder / name / "whole").exists():
+                pass
+            elif name == "random":
+                draw(folder / name, space)
+                run(name, seed, "none")
+            else:
+                shutil.rmtree(
+                    folder / name, ignore_errors=True
+                )  # of one that was cut off, order and cost are not known
+                (folder / name).mkdir(parents=True)
+                run(name, seed, "asha")
+            found.append(courses(folder / name))
+    return pd.concat(found)
 
 
 def draw(folder: Path, space: Space) -> None:
-    """Random configurations, to be trained."""
-    sampler = optuna.samplers.RandomSampler(seed=0)
-    study = optuna.create_study(sampler=sampler)
+    """Random configurations, to be trained to the end."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, RANDOM + 1):
         record = TrialRecord(f"s{number:04}", "search", space.suggest(study.ask()), 0, max_epochs=space.epochs)
         if not (folder / "search" / record.trial_id / "trial.json").exists():
@@ -70,20 +111,17 @@ def draw(folder: Path, space: Space) -> None:
 
 def courses(folder: Path) -> pd.DataFrame:
     """A row an epoch of every trial, in the order of time."""
-    rows = []
+    rows: list[tuple[str, str, EpochRecord, float]] = []
     for trial in records.read_trials(folder, "search"):
         at = trial.started or 0.0
         for epoch in records.read_epochs(records.trial_folder(folder, trial)):
             at += epoch.seconds
-            rows.append(
-                (folder.name, trial.trial_id, trial.arm, epoch.epoch, at, epoch.val_accuracy, epoch.cpu_seconds)
-            )
-    columns = ["search", "trial_id", "arm", "epoch", "at", "val_accuracy", "seconds"]
-    return pd.DataFrame(rows, columns=columns).sort_values("at", ignore_index=True)
-
-
-def course_of(rows: pd.DataFrame) -> Course:
-    return Course(rows.val_accuracy.to_numpy(), rows.seconds.to_numpy())
+            rows.append((folder.name, trial.trial_id, epoch, at))
+    rows.sort(key=lambda row: row[-1])
+    return pd.DataFrame(
+        [(name, trial, e.epoch, 0.0 if e.diverged else e.val_accuracy, e.cpu_seconds) for name, trial, e, _ in rows],
+        columns=["search", "trial_id", "epoch", "val_accuracy", "core_seconds"],
+    )
 
 
 def cost(course: Course, reach: float) -> tuple[float, bool]:
@@ -93,100 +131,112 @@ def cost(course: Course, reach: float) -> tuple[float, bool]:
     return float(course.seconds[: int(reached.argmax()) + 1 if found else None].sum()), found
 
 
-def at_random(bank: list[Course], reach: float) -> float:
-    """Seconds that trials one after the other take, each to its end, until one reaches the accuracy."""
-    spent = 0.0
-    while True:
-        seconds, found = cost(bank[GENERATOR.integers(len(bank))], reach)
-        spent += seconds
-        if found:
-            return spent
+def until_found(tries: Sequence[tuple[float, bool]]) -> float:
+    """Expected seconds where such tries follow each other until one finds it: mean cost over the share that finds."""
+    share = np.mean([found for _, found in tries])
+    return float(np.mean([seconds for seconds, _ in tries]) / share) if share else math.inf
 
 
-def one_epoch(bank: list[Course], reach: float) -> float:
-    """Likewise of rounds in which as many as a search has are trained for an epoch, and the best three go on."""
-    spent = 0.0
-    while True:
-        tried = [bank[place] for place in GENERATOR.integers(len(bank), size=RANDOM)]
-        spent += sum(course.seconds[0] for course in tried)
-        best = sorted(tried, key=lambda course: -course.accuracy[0])[:ONE_EPOCH_KEEP]
-        for course in best:
-            seconds, found = cost(Course(course.accuracy[1:], course.seconds[1:]), reach)
-            spent += seconds
-            if found:
-                return spent
+def in_turn(parts: Sequence[Course]) -> Course:
+    return Course(*(np.concatenate([part[k] for part in parts]) for k in (0, 1)))
 
 
-Way = tuple[Callable[[list[Course], float], float], list[Course]]  # how to search, and among which trials
+def one_epoch(trials: Sequence[Course]) -> Course:
+    """Each trial's first epoch, then the rest of the best three."""
+    first = [Course(t.accuracy[:1], t.seconds[:1]) for t in trials]
+    best = sorted(trials, key=lambda t: -t.accuracy[0])[:ONE_EPOCH_KEEP]
+    return in_turn([*first, *(Course(t.accuracy[1:], t.seconds[1:]) for t in best)])
 
 
-def intervals(searches: list[float], ways: dict[str, Way], reach: float) -> pd.DataFrame:
-    """Mean minutes of each way, and how many times as many as this search's; bootstrapped over trials and searches."""
+def by_asha(trials: Sequence[Course]) -> Course:
+    """Trials one after the other, each up to where ASHA stops it."""
+    scheduler = build_scheduler("asha", max(len(t.accuracy) for t in trials))
+    scheduler.set_search_properties(execution.METRIC, "max")
+    parts = []
+    for number, trial in enumerate(trials):
+        best = np.maximum.accumulate(trial.accuracy)
+        last = replay(scheduler, str(number), [(k, float(v)) for k, v in enumerate(best, 1)], heed=True)
+        parts.append(Course(trial.accuracy[:last], trial.seconds[:last]))
+    return in_turn(parts)
 
-    def means(of: list[float], places: list[int], replays: int) -> dict[str, float]:
-        found = {"this search": float(np.mean(of))}
-        for way, (run, bank) in ways.items():
-            drawn = [bank[place] for place in places]
-            found[way] = float(np.mean([run(drawn, reach) for _ in range(replays)]))
-        return found
 
-    _, bank = next(iter(ways.values()))
-    finds = [cost(course, reach)[1] for course in bank]
-    found = means(searches, [*range(len(bank))], REPLAYS)
-    again = []
-    while len(again) < RESAMPLES:
-        places = [*GENERATOR.integers(len(bank), size=len(bank))]
-        if any(finds[place] for place in places):  # a search among those that find nothing would go on for ever
-            again.append(means([*GENERATOR.choice(searches, len(searches))], places, 50))
-    table = pd.DataFrame(again)
-    low, high = table.div(table["this search"], axis=0).quantile([0.025, 0.975]).to_numpy()
-    rows = [
-        {
-            "": way,
-            "core minutes, mean": mean / 60,
-            "times this search's": mean / found["this search"],
-            "95 % interval": f"{a:.1f} to {b:.1f}",
-        }
-        for (way, mean), a, b in zip(found.items(), low, high, strict=True)
-    ]
+def ways(bank: Sequence[Course], slow: Sequence[Course], reach: float, rng: np.random.Generator) -> dict[str, float]:
+    """Expected core seconds until the accuracy is reached, by what can be replayed of the random trials."""
+    rounds = [rng.permutation(len(bank))[:ROUND] for _ in range(REPLAYS)]
+    return {
+        "random, to the end": until_found([cost(t, reach) for t in bank]),
+        f"random, rounds of {ROUND}, ASHA": until_found(
+            [cost(by_asha([bank[k] for k in places]), reach) for places in rounds[:100]]
+        ),
+        f"random, rounds of {ROUND}, one epoch each and the best three to the end": until_found(
+            [cost(one_epoch([bank[k] for k in places]), reach) for places in rounds]
+        ),
+        "random, to the end, in the sources' loop": until_found([cost(t, reach) for t in slow]),
+    }
+
+
+def summary(found: pd.DataFrame, reach: dict[str, float], seconds: float) -> pd.DataFrame:
+    """Core minutes of each way and how many times this search's, with an interval for the sources' loop.
+
+    `seconds`: of an epoch in the sources' loop. The interval is a bootstrap of searches and of random trials.
+    """
+    rng = np.random.default_rng(0)
+    of = {name: [_course(t) for _, t in rows.groupby("trial_id")] for name, rows in found.groupby("search")}
+    searches = [_course(found[found.search == f"this-{seed}"]) for seed in SEEDS]
+    bank = of["random"]
+    slow = [Course(t.accuracy, np.full(len(t.accuracy), seconds)) for t in bank]
+    rows = []
+    for name, level in reach.items():
+        tries = [cost(course, level) for course in searches]
+        own = until_found(tries)
+        ends = [cost(t, level) for t in slow]
+        again = []
+        for _ in range(RESAMPLES):
+            drawn = [ends[k] for k in rng.integers(len(ends), size=len(ends))]
+            again.append(
+                until_found(drawn) / until_found([tries[k] for k in rng.integers(len(tries), size=len(tries))])
+            )
+        each = ", ".join(f"{spent / 60:.0f}{'' if hit else ' in vain'}" for spent, hit in tries)
+        hits = f"{sum(hit for _, hit in ends)} of {len(ends)} random ones reach it"
+        head = f"{level:.2%}, {LEVELS[name]}"
+        rows.append(_row(head, "this search", own, own, f"each: {each}"))
+        for way, spent in ways(bank, slow, level, rng).items():
+            note = hits if way == "random, to the end" else ""
+            if "loop" in way:
+                low, high = np.nanquantile(again, [0.025, 0.975], method="nearest")
+                note = f"95 % interval of times {low:.1f} to {high:.1f}"
+            rows.append(_row(head, way, spent, own, note))
     return pd.DataFrame(rows)
 
 
+def _row(head: str, way: str, spent: float, own: float, note: str) -> dict[str, Any]:
+    times = spent / own if math.isfinite(spent) else math.nan
+    return {"to reach": head, "": way, "core minutes": spent / 60, "times": times, "which": note}
+
+
+def _course(rows: pd.DataFrame) -> Course:
+    return Course(rows.val_accuracy.to_numpy(), rows.core_seconds.to_numpy())
+
+
+def foretold(bank: Sequence[Course]) -> str:
+    """How well the best of early epochs ranks random trials as the best of all does: Spearman's ρ."""
+    ends = [t.accuracy.max() for t in bank]
+    early = {after: [t.accuracy[:after].max() for t in bank] for after in (1, 3, 9)}
+    said = ", ".join(f"{spearmanr(best, ends)[0]:.2f} after {after}" for after, best in early.items())
+    return (
+        f"Rank correlation of the best validation accuracy of {len(bank)} random trials with that at their end: {said}."
+    )
+
+
 def main() -> None:
-    reach = target()
     full = space_file.load(space_file.find("fashion_cnn.yaml")).at("full")
-    splits = data.split(data.load(), full.split.train, full.split.validation, full.split.test, full.split.seed)
-    folder = FOLDER / "searches"
-    execution.quiet()
-    with cluster.running(dashboard=False):
-        shared = ray.put(splits)
-        for seed in range(1, SEARCHES + 1):
-            own, trials = folder / f"this-{seed}", AT_ONCE
-            own.mkdir(parents=True, exist_ok=True)
-            while not (courses(own).val_accuracy >= reach).any():
-                train(own, replace(full, budget=Budget(trials, 0, 1)), seed, "asha", shared)
-                trials += AT_ONCE
-        (folder / "random").mkdir(exist_ok=True)
-        draw(folder / "random", full)
-        train(folder / "random", replace(full, arms={}, budget=Budget(RANDOM, 0, 1)), 0, "none", shared)
-    found = {path.name: courses(path) for path in sorted(folder.iterdir())}
-    bank = [course_of(rows) for _, rows in found["random"].groupby("trial_id")]
-    rates = pd.read_parquet(FOLDER / "training.parquet")
-    rates = rates[rates.case == "fashion_cnn, augmented"].groupby("variant").per_s.median()
-    epoch = full.split.train / rates[SOURCES] + full.split.validation / rates[f"evaluation, {SOURCES}"]
-    slow = [Course(course.accuracy, np.full(len(course.accuracy), epoch)) for course in bank]
-    ways: dict[str, Way] = {
-        "at random, to the end": (at_random, bank),
-        "one epoch each, the best three to the end": (one_epoch, bank),
-        "at random, to the end, in the sources' loop": (at_random, slow),
-    }
-    searches = [cost(course_of(found[f"this-{seed}"]), reach)[0] for seed in range(1, SEARCHES + 1)]
-    last = [course.accuracy.max() for course in bank]
-    write("searching", pd.concat(found.values()), intervals(searches, ways, reach))
-    print(f"Accuracy to reach: {reach:.2%}; {sum(best >= reach for best in last)} of {RANDOM} random ones do.")
-    for after in (1, 3, 9):
-        early = [course.accuracy[:after].max() for course in bank]
-        print(f"Rank correlation of the best after {after} epochs with that after all: {spearmanr(early, last)[0]:.2f}")
+    space = replace(full, arms={}, budget=Budget(full.budget.trials, 0, 1))
+    reach, rate = targets(), rates()
+    found = collect(space, FOLDER / "searches")
+    seconds = space.split.train / rate["train"] + space.split.validation / rate["validation"]
+    found.to_parquet(FOLDER / "searching.parquet", index=False)  # before anything else can go wrong
+    bank = [_course(t) for _, t in found[found.search == "random"].groupby("trial_id")]
+    write("searching", found, summary(found, reach, seconds), foretold(bank))
 
 
 if __name__ == "__main__":

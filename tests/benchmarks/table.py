@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +13,14 @@ from study.files import write_whole
 FOLDER = Path(__file__).parents[2] / "results" / "benchmarks"
 
 
-def write(name: str, measured: pd.DataFrame, summary: pd.DataFrame) -> None:
-    """Every measurement to NAME.parquet, the summary to NAME.md, with the machine and the versions; prints it too."""
-    hardware, versions, git = provenance.hardware(), provenance.versions(), provenance.git_state()
+def write(name: str, measured: pd.DataFrame, summary: pd.DataFrame, *notes: str) -> None:
+    """Every measurement to NAME.parquet, the summary and notes to NAME.md, with machine and versions; prints it too."""
+    hardware, versions, git = provenance.hardware(), provenance.versions(), provenance.git_state("tests/benchmarks")
     FOLDER.mkdir(parents=True, exist_ok=True)
     measured.attrs = {"hardware": hardware, "versions": versions, "git": git}
-    measured.to_parquet(FOLDER / f"{name}.parquet", index=False)
+    packed = io.BytesIO()
+    measured.to_parquet(packed, index=False)
+    write_whole(FOLDER / f"{name}.parquet", packed.getbuffer())
     machine = f"{hardware['cpu']}, {hardware['cores']} cores, {', '.join(hardware['gpus']) or 'no GPU'}"
     used = ", ".join(
         f"{package} {version}"
@@ -27,7 +30,7 @@ def write(name: str, measured: pd.DataFrame, summary: pd.DataFrame) -> None:
     lines = [f"# {name}", "", f"{machine}; {used}; commit {git['commit']}{' with changes' * bool(git['dirty'])}.", ""]
     lines += ["| " + " | ".join(summary.columns) + " |", "|" + "---|" * len(summary.columns)]
     lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in summary.itertuples(index=False)]
-    text = "\n".join(lines) + "\n"
+    text = "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
     write_whole(FOLDER / f"{name}.md", text.encode())
     print(text)
 

@@ -1,68 +1,70 @@
 """How fast networks train and are looked at: the sources' loop, the trainer, and the trainer without one of its parts.
 
-`make bench` runs it. Everything runs in turns, several times, on one core or on the GPU: a rate is the median over the
-turns, and a ratio is that of the rates of one turn. The arithmetic is held against a large matrix product of the same
-turns. Rates on a CPU are per second of processor time.
+`make bench` runs it. Everything runs in turns, in an order drawn anew in each: a rate is the median over the turns, a
+ratio that of the rates of one turn, and the arithmetic is held against large matrix products of the same turn. On a CPU
+every core has its process, and rates are per second of a core's processor time; on a GPU there is one process, or as
+many as share it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
+from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import pandas as pd
 import torch
 from sources_loop import SOURCE, SourcesLoop, per_image
 from table import write
-from torch import Tensor
+from torch import Tensor, optim
 from torch.utils.data import default_collate
 
 from analysis import attention
 from study import data
 from study.config import MODELS, Adam, Augmentation, TrialConfig
-from study.probe import flops
-from study.trainer import Precision, Trainer
+from study.probe import faster_precision, flops
+from study.provenance import cores
+from study.trainer import Evaluation, Precision, Trainer
 
-TURNS = 7
+TURNS = 5
 SECONDS = 2.0  # of each turn, at least
-ON = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-BATCHES = {"fashion_cnn": 10} if ON.type == "cpu" else {}  # between two looks at the clock
+GPU = torch.cuda.is_available()
+ON = torch.device("cuda" if GPU else "cpu")
+ALL = 1 if GPU else cores()  # processes at once
+BATCHES = {"fashion_cnn": 10 if not GPU else 100, "resnet18": 2 if not GPU else 20}  # between two looks at the clock
 CASES = {
     "fashion_cnn, augmented": ("fashion_cnn", SOURCE),
     "fashion_cnn": ("fashion_cnn", Augmentation()),
     "three_block": ("three_block", Augmentation()),
     "resnet18": ("resnet18", Augmentation()),
 }
-# Each variant and what it is held against.
-SOURCES, PRODUCT = "the sources' loop", "matrix product"
-VARIANTS = {
-    SOURCES: SOURCES,
-    "the trainer": SOURCES,
-    "without bf16": SOURCES,
-    "without channels last": SOURCES,
-    "without batches from one tensor": SOURCES,
-    "without batched augmentation": SOURCES,
-    "without keeping freed memory": SOURCES,
-    "evaluation, the sources' loop": "evaluation, the sources' loop",
-    "evaluation, the trainer": "evaluation, the sources' loop",
-    "Grad-CAM, one image at a time": "Grad-CAM, one image at a time",
-    "Grad-CAM, 256 at a time": "Grad-CAM, one image at a time",
-    f"{PRODUCT}, fp32": f"{PRODUCT}, fp32",
-    f"{PRODUCT}, bf16": f"{PRODUCT}, fp32",
-}
-OF_A_PLAIN_PROCESS = {SOURCES, "evaluation, the sources' loop", "without keeping freed memory"}
+SOURCES, OURS, PRODUCT, COMPILED = "the sources' loop", "the trainer", "matrix product", "with torch.compile"
+
+
+class Variant(NamedTuple):
+    """What a row is held against, in how many processes at once it runs, and with how many threads each."""
+
+    against: str
+    at_once: int = ALL
+    threads: int = 1
+    plain: bool = False  # in a process without this project's settings of the allocator
+
+
+SIZES = (8192, 16384) if GPU else (2048, 4096)  # of the products; the faster counts
 
 
 class Contiguous(Trainer):
     """Without the memory format that convolutions are fastest in."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.model.to(memory_format=torch.contiguous_format)
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -70,44 +72,103 @@ class Contiguous(Trainer):
 
 
 class OneByOne:
-    """Images or labels that are put together to a batch one by one, as a DataLoader does it."""
+    """Images or labels on the CPU that are put together to a batch one by one, as a DataLoader does it."""
 
     def __init__(self, values: Tensor) -> None:
-        self.values = values
+        self.values = values.cpu()
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return default_collate([self.values[index] for index in indices])
+        return default_collate([self.values[index] for index in indices.cpu()]).to(ON)
 
 
 class Collated(Trainer):
     """Without batches that are drawn from one tensor."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.train_images, self.train_labels = OneByOne(self.train_images), OneByOne(self.train_labels)  # type: ignore[assignment]
 
 
+class Unfused(Trainer):
+    """With the optimizer as PyTorch builds it by default."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.optimizer = optim.Adam(self.model.parameters(), lr=rate)
+
+
+class Waiting(Trainer):
+    """With the GPU waited for at every step, as to fetch the loss does."""
+
+    def _train(self) -> Evaluation:
+        step = self.optimizer.step
+
+        def waited_for() -> None:
+            step()
+            torch.cuda.synchronize()
+
+        with mock.patch.object(self.optimizer, "step", waited_for):
+            return super()._train()
+
+
+class Compiled(Trainer):
+    """With the network compiled."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model.compile()
+
+
+class Slowly(Trainer):
+    """With the sources' augmentation, an image at a time."""
+
+    def _train(self) -> Evaluation:
+        with mock.patch("study.trainer.augment", per_image):
+            return super()._train()
+
+
+PARTS: dict[str, type[Trainer]] = {
+    "without bf16": Trainer,
+    "without channels last": Contiguous,
+    "without batches from one tensor": Collated,
+    "without batched augmentation": Slowly,
+    "without the fused optimizer": Unfused,
+    **({"waiting for the GPU at every step": Waiting} if GPU else {}),
+    COMPILED: Compiled,
+}
+SHARES = [1, 2, 4, 8] if GPU else [1]
+VARIANTS = {
+    SOURCES: Variant(SOURCES, plain=True),
+    OURS: Variant(SOURCES),
+    **{part: Variant(OURS) for part in PARTS},
+    "without keeping freed memory": Variant(OURS, plain=True),
+    **({} if GPU else {"all cores for one": Variant(OURS, 1, cores())}),
+    **{f"{count} at once": Variant(OURS, count) for count in SHARES},
+    "evaluation, the sources' loop": Variant("evaluation, the sources' loop", plain=True),
+    "evaluation, the trainer": Variant("evaluation, the sources' loop"),
+    "Grad-CAM, one image at a time": Variant("Grad-CAM, one image at a time"),
+    "Grad-CAM, 256 at a time": Variant("Grad-CAM, one image at a time"),
+    f"{PRODUCT}, fp32": Variant(f"{PRODUCT}, fp32"),
+    f"{PRODUCT}, bf16": Variant(f"{PRODUCT}, fp32"),
+}
+
+
 @cache
-def prepared(case: str, variant: str) -> Callable[[], int]:
+def prepared(case: str, variant: str, precision: Precision) -> Callable[[], int]:
     """What does some of the work, and returns on how many images; of a matrix product, how many operations."""
     model, augmentation = CASES[case]
     config = TrialConfig(model=MODELS[model], optimizer=Adam(), augmentation=augmentation)
-    count = BATCHES.get(model, 2 if ON.type == "cpu" else 20) * config.batch_size
-    splits = data.split(data.load(), count, count, 10, seed=0)
-    if variant.startswith(PRODUCT):
-        size = 2048 if ON.type == "cpu" else 8192
-        kind = torch.bfloat16 if variant.endswith("bf16") else torch.float32
-        a, b = (torch.randn(size, size, device=ON, dtype=kind) for _ in range(2))
-        return lambda: 2 * size * len(a @ b) * size
+    count = BATCHES.get(model, BATCHES["resnet18"]) * config.batch_size
+    splits = data.split(_loaded(), count, count, 10, seed=0)
     if variant in (SOURCES, "evaluation, the sources' loop"):
         loop = SourcesLoop(config, 0, splits, ON)
         return lambda: count * bool(loop.train_epoch() if variant == SOURCES else loop.evaluate() + 1)
-    kinds = {"without channels last": Contiguous, "without batches from one tensor": Collated}
-    precision: Precision = "fp32" if variant == "without bf16" else "bf16"
-    trainer = kinds.get(variant, Trainer)(config, 0, splits, ON, precision)
+    precision = "fp32" if variant == "without bf16" else precision
+    trainer = PARTS.get(variant, Trainer)(config, 0, splits, ON, precision)
     if variant.startswith("evaluation"):
         return lambda: count * bool(trainer.evaluate(trainer.val_images, trainer.val_labels))
     if variant.startswith("Grad-CAM"):
@@ -116,77 +177,112 @@ def prepared(case: str, variant: str) -> Callable[[], int]:
         images = attention.normalised(splits.val_images[:several], config.mean, config.std).to(ON)
         classes = torch.zeros(several, dtype=torch.int64, device=ON)
         return lambda: len(attention.maps(network, images, classes)[1])
-    if variant == "without batched augmentation":
-
-        def slowly() -> int:
-            with mock.patch("study.trainer.augment", per_image):
-                return count * bool(trainer._train())
-
-        return slowly
     return lambda: count * bool(trainer._train())
 
 
-def rate(case: str, variant: str) -> float:
+@cache
+def _loaded() -> data.FashionMNIST:
+    return data.load()
+
+
+@cache
+def product(kind: torch.dtype, size: int) -> Callable[[], int]:
+    a, b = (torch.randn(size, size, device=ON, dtype=kind) for _ in range(2))
+    return lambda: 2 * size * len(a @ b) * size
+
+
+def rate(case: str, variant: str, precision: Precision) -> float:
     """Images, or operations, in a second."""
-    work, done = prepared(case, variant), 0
-    clock = time.process_time if ON.type == "cpu" else time.perf_counter
-    began = clock()
+    torch.set_num_threads(VARIANTS[variant].threads)
+    if variant.startswith(PRODUCT):
+        kind = torch.bfloat16 if variant.endswith("bf16") else torch.float32
+        return max(_rate(product(kind, size)) for size in SIZES)
+    try:
+        return _rate(prepared(case, variant, precision))
+    except Exception:
+        if variant != COMPILED:  # which takes a compiler, of C++ or for the GPU
+            raise
+        return math.nan
+
+
+def _rate(work: Callable[[], int]) -> float:
+    clock = time.perf_counter if GPU else time.process_time
+    done, began = 0, clock()
     while (passed := clock() - began) < SECONDS:
         done += work()
-        if ON.type == "cuda":
+        if GPU:
             torch.cuda.synchronize()
     return done / passed
 
 
+def wanted(case: str, variant: str) -> bool:
+    """Whether the variant has something to say of the case."""
+    if variant in (SOURCES, OURS) or variant.startswith(PRODUCT):
+        return True
+    if variant == "without batched augmentation":
+        return case == "fashion_cnn, augmented"
+    if variant.startswith(("evaluation", "Grad-CAM")):
+        return case in ("fashion_cnn", "resnet18")
+    return case in ("fashion_cnn, augmented", "resnet18")
+
+
 def main() -> None:
     spawn = get_context("spawn")
+    most = max(variant.at_once for variant in VARIANTS.values())
     keeping = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("MALLOC_")}
+    order = np.random.default_rng(0)
     rows = []
-    with (
-        ProcessPoolExecutor(1, spawn, torch.set_num_threads, (1,)) as plain,
-        ProcessPoolExecutor(1, spawn, torch.set_num_threads, (1,)) as ours,
-    ):
-        plain.submit(os.getpid).result()  # a process reads these variables when it begins
-        os.environ |= keeping
-        for case in CASES:
-            for number in range(-1, TURNS):  # the first warms up
-                for variant in VARIANTS:
-                    if variant == "without batched augmentation" and "augmented" not in case:
-                        continue
-                    pool = plain if variant in OF_A_PLAIN_PROCESS else ours
-                    found = pool.submit(rate, case, variant).result()
-                    if number >= 0:
-                        rows.append((case, variant, number, found))
+    for case in CASES:
+        with ProcessPoolExecutor(ALL, spawn) as plain, ProcessPoolExecutor(most, spawn) as ours:
+            for one in [plain.submit(os.getpid) for _ in range(ALL)]:
+                one.result()  # a process reads these variables when it begins
+            os.environ |= keeping
+            precision = ours.submit(faster_precision, GPU).result()
+            names = [name for name in VARIANTS if wanted(case, name)]
+            for turn in range(-1, TURNS):  # the first warms up
+                for name in order.permutation(names):
+                    variant = VARIANTS[name]
+                    pool = plain if variant.plain else ours
+                    at_once = [pool.submit(rate, case, str(name), precision) for _ in range(variant.at_once)]
+                    found = [one.result() for one in at_once]
+                    if turn >= 0:
+                        rows.append((case, str(name), turn, sum(found) if GPU else np.mean(found)))
+        for name in keeping:
+            del os.environ[name]
     table = pd.DataFrame(rows, columns=["case", "variant", "turn", "per_s"])
     write("training", table, summary(table))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each case and variant: median rate, quartiles, ratio to what it is held against, share of the peak."""
+    """A row for each case and variant: rate, ratio to what it is held against, share of the peak, with quartiles."""
     turns = table.set_index(["case", "turn", "variant"]).per_s
     rows = []
-    for (case, variant), of in table.groupby(["case", "variant"], sort=False):
-        rates = turns.xs((case, variant), level=("case", "variant"))
-        against = turns.xs((case, VARIANTS[variant]), level=("case", "variant"))
-        products = [turns.xs((case, f"{PRODUCT}, {kind}"), level=("case", "variant")) for kind in ("bf16", "fp32")]
-        operations = 1 if variant.startswith(PRODUCT) else 3 * flops(MODELS[CASES[case][0]])  # backward: twice forward
-        trains = VARIANTS[variant] == SOURCES or variant.startswith(PRODUCT)
-        rows.append(
-            {
-                "": case,
-                "variant": variant,
-                "images/s": "" if variant.startswith(PRODUCT) else f"{of.per_s.median():,.0f}",
-                "quartiles": ""
-                if variant.startswith(PRODUCT)
-                else " to ".join(f"{q:,.0f}" for q in of.per_s.quantile([0.25, 0.75])),
-                "times": (rates / against).median(),
-                "GFLOP/s": f"{operations * of.per_s.median() / 1e9:,.1f}" if trains else "",
-                "of the peak": f"{operations * (rates / pd.concat(products, axis=1).max(axis=1)).median():.0%}"
-                if trains
-                else "",
-            }
-        )
+    for case in table.case.unique():
+        of_case = turns.xs(case, level="case").unstack("variant")
+        peak = of_case[[f"{PRODUCT}, {kind}" for kind in ("bf16", "fp32")]].max(axis=1)
+        for variant in (name for name in VARIANTS if name in of_case):
+            rates, against = of_case[variant], VARIANTS[variant].against
+            is_product = variant.startswith(PRODUCT)
+            operations = 1 if is_product else 3 * flops(MODELS[CASES[case][0]])  # backward: twice forward
+            trains = is_product or not variant.startswith(("evaluation", "Grad-CAM"))
+            rows.append(
+                {
+                    "": case,
+                    "variant": variant,
+                    "images/s": "" if is_product else _spread(rates, "{:,.0f}"),
+                    "times": "" if against == variant else _spread(rates / of_case[against], "{:.2f}"),
+                    "of": "" if against == variant else against,
+                    "GFLOP/s": _spread(operations * rates / 1e9, "{:,.0f}") if trains else "",
+                    "of the peak": _spread(operations * rates / peak, "{:.0%}") if trains else "",
+                }
+            )
     return pd.DataFrame(rows)
+
+
+def _spread(values: pd.Series, form: str) -> str:
+    """Median and quartiles."""
+    low, middle, high = (form.format(value) for value in values.quantile([0.25, 0.5, 0.75]))
+    return f"{middle} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""What the benchmarks make of their measurements: a long run must not fail at its end."""
+
+from __future__ import annotations
+
+import math
+
+import accuracy
+import numpy as np
+import overhead
+import pandas as pd
+import pytest
+import searching
+import training
+from searching import Course
+
+
+def course(*accuracy: float) -> Course:
+    return Course(np.array(accuracy), np.full(len(accuracy), 10.0))
+
+
+def test_the_cost_of_a_try_and_of_trying_until_it_is_found() -> None:
+    assert searching.cost(course(0.8, 0.9, 0.7), 0.9) == (20, True)
+    assert searching.cost(course(0.8, 0.9), 0.95) == (20, False)
+    assert searching.until_found([(20, True), (40, False)]) == 60  # 40 + 20, or 20, or 40 + 40 + 20, …
+    assert searching.until_found([(20, False)]) == math.inf
+
+
+def test_one_epoch_each_and_the_best_three_to_the_end() -> None:
+    trials = [course(0.1, 0.9), course(0.5, 0.6), course(0.4, 0.5), course(0.3, 0.4)]
+    assert searching.one_epoch(trials).accuracy.tolist() == [0.1, 0.5, 0.4, 0.3, 0.6, 0.5, 0.4]
+
+
+def test_asha_stops_what_is_worse() -> None:
+    trials = [course(*np.linspace(start, start + 0.1, 12)) for start in (0.8, 0.7, 0.6, 0.5)]
+    found = searching.by_asha(trials)
+    assert found.accuracy[:12].tolist() == trials[0].accuracy.tolist()
+    assert found.accuracy[12:].tolist() == [0.7, 0.6, 0.5]
+
+
+@pytest.mark.parametrize("hits", [24, 3, 0])
+def test_searches_are_summed_up_whoever_finds_it(hits: int) -> None:
+    def epochs(search: str, trial: int, best: float) -> list[tuple[str, str, int, float, float]]:
+        return [(search, f"s{trial:04}", k, best - 0.01 * (12 - k) + 0.001, 40.0) for k in range(1, 13)]
+
+    rows = [row for k in range(24) for row in epochs("random", k, 0.94 if k < hits else 0.92)]
+    rows += [row for seed in searching.SEEDS for row in epochs(f"this-{seed}", 1, 0.94 if seed != 12 else 0.92)]
+    found = pd.DataFrame(rows, columns=["search", "trial_id", "epoch", "val_accuracy", "core_seconds"])
+    table = searching.summary(found, {"last": 0.93, "best": 0.935}, 160.0).set_index(["to reach", ""])
+    last = table.loc["93.00%, as the source kept it, after its last epoch"]
+    assert last.loc["this search", "core minutes"] == pytest.approx((4 * 11 + 12) / 4 * 40 / 60)
+    assert "8 in vain" in last.loc["this search", "which"]
+    if hits == 24:
+        assert last.loc["random, to the end", "core minutes"] == pytest.approx(11 * 40 / 60)
+        assert last.loc["random, to the end, in the sources' loop", "times"] == pytest.approx(11 * 160 / (14 * 40))
+    assert last.loc["random, to the end", "which"] == f"{hits} of 24 random ones reach it"
+    bank = [course(*np.linspace(0.8 + best / 100, best, 12)) for best in (0.9, 0.91, 0.92)]
+    assert "1.00 after 1, 1.00 after 3, 1.00 after 9" in searching.foretold(bank)
+
+
+def test_rates_are_held_against_those_of_the_same_turn() -> None:
+    names = [name for name in training.VARIANTS if training.wanted("resnet18", name)]
+    rows = [("resnet18", name, turn, 100.0 * (turn + 1) * (k + 1)) for turn in range(3) for k, name in enumerate(names)]
+    table = training.summary(pd.DataFrame(rows, columns=["case", "variant", "turn", "per_s"])).set_index("variant")
+    assert table.times["the trainer"] == "2.00 (2.00 to 2.00)"
+    assert table.of["without bf16"] == "the trainer"
+    assert table["images/s"]["the sources' loop"] == "200 (150 to 250)"
+
+
+def test_what_is_outside_training_is_what_no_epoch_took() -> None:
+    """Two slots; each trial trains for 8 s of every 10."""
+    rows = []
+    for number in range(60):
+        begin = 10.0 * (number // 2)
+        for event, at, trained in (("started", begin, 0.0), ("epoch", begin + 9, 8.0), ("ended", begin + 10, 0.0)):
+            rows.append((event, f"s{number:04}", at, trained, 0.9 * trained, 0.01 * number, 100.0 + number))
+    columns = ["event", "trial_id", "at_s", "seconds", "cpu_seconds", "driver_cpu_s", "driver_mib"]
+    table = pd.DataFrame(rows, columns=columns).sort_values("at_s", kind="stable", ignore_index=True)
+    found = overhead.summary(table.assign(search="made", slots=2, wall_s=300.0, machine_busy=0.9))
+    assert found["s a trial outside training"] == pytest.approx(2.0)
+    assert found["driver, ms a trial"] == pytest.approx(10)
+    assert (found["driver after 50 trials, MiB"], found["at most later, MiB"]) == (150, 159)
+
+
+def test_accuracies_are_compared_seed_by_seed() -> None:
+    more = dict.fromkeys(accuracy.LOOPS[:1], [0.0] * 6) | {accuracy.LOOPS[1]: [0.009, 0.011] * 3}
+    rows = [(loop, seed, 0.9 + 0.001 * seed + by[seed]) for loop, by in more.items() for seed in range(6)]
+    table = accuracy.summary(pd.DataFrame(rows, columns=["loop", "seed", "val_accuracy"]))
+    assert table.iloc[1]["more than the sources' loop, points"] == "+1.00 (+0.89 to +1.11)"
