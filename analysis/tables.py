@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from analysis.schemas import CATEGORIES, EPOCHS, KEY, PREDICTIONS, SCHEMAS, TRIALS, dictionary
 from study.config import hyperparameters
-from study.files import RecordError, broken, write_whole
+from study.files import RecordError, broken, temporary_of, write_whole
 from study.records import (
     STAGES,
     EpochRecord,
@@ -250,7 +250,7 @@ def _writer(study: Path, table: str, schema: pa.Schema | None = None) -> Iterato
     """Writes a table row group by row group to a temporary file that takes its place at the end, or leaves no trace."""
     path = study / "tables" / f"{table}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_of(path)
     try:
         packed = {"compression": "zstd", "compression_level": 19}
         with pq.ParquetWriter(temporary, schema or SCHEMAS[table], write_page_checksum=True, **packed) as writer:

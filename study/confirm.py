@@ -11,8 +11,8 @@ import ray
 
 from study import records
 from study.config import TrialConfig
-from study.execution import Listener, Resources, run_trials
-from study.records import ENDED, TrialRecord
+from study.execution import Resources, run_trials
+from study.records import ENDED, Listener, TrialRecord
 from study.space import Space
 
 SUPERSEDED = "superseded"

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from study.files import write_whole
+
 Bytes = npt.NDArray[np.uint8]
 
 CLASS_NAMES = (
@@ -228,6 +230,4 @@ def _adopt(source: Path, cache: Path) -> None:
         path = _find(source, name)
         if path is None:
             raise OSError(f"no {name} in what was fetched")
-        temporary = cache / f".{path.name}.{os.getpid()}"
-        shutil.copyfile(path, temporary)
-        os.replace(temporary, cache / path.name)
+        write_whole(cache / path.name, path.read_bytes())

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import tune
@@ -30,7 +30,7 @@ from study import cluster, files, records
 from study.config import to_dict
 from study.data import Splits
 from study.opening import UsageError
-from study.records import EpochRecord, TrialRecord
+from study.records import EpochRecord, Listener, TrialRecord
 from study.trainable import Job, TrialTrainable
 from study.trainer import Precision
 
@@ -38,16 +38,6 @@ logger = logging.getLogger(__name__)
 
 METRIC = "best_val_accuracy"
 MAX_FAILURES = 2  # a trial that gets no further is started at most three times
-
-
-class Listener(Protocol):
-    """Who wants to know how the trials of a stage go on."""
-
-    def trial_started(self, record: TrialRecord) -> None: ...
-
-    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None: ...
-
-    def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None: ...
 
 
 @dataclass(frozen=True)

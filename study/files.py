@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import glob
 import hashlib
 import json
 import os
+import platform
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,7 +101,7 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
 
     No folder is made: a study that is removed while it runs does not come back in pieces.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_of(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -109,6 +111,11 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_of(path: Path) -> Path:
+    """Where this process writes the file before it is whole; other machines may work in the same folder."""
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -158,8 +165,8 @@ def file_digest(path: Path) -> str:
 
 
 def drop_temporaries(folder: Path) -> None:
-    """Remove what processes that live no more left half written in a folder, and in those in it."""
-    for leftover in folder.rglob(".*.*.[0-9]*"):
+    """Remove what processes of this machine that live no more left half written in a folder, and in those in it."""
+    for leftover in folder.rglob(f".*.{glob.escape(platform.node())}.[0-9]*"):
         process = leftover.name.rpartition(".")[2]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)

@@ -172,6 +172,10 @@ def _earlier(arguments: argparse.Namespace, name: str) -> Study:
         known = ", ".join(sorted(path.parent.name for path in results.glob("*/study.json"))) or "none"
         raise UsageError(f"{option}: got {name}, must be one of: {known}")
     earlier = records.read_study(folder)
+    if (version := earlier.get("schema_version")) != records.SCHEMA_VERSION:
+        must = f"{records.SCHEMA_VERSION}: this program would train otherwise; go on with that of commit"
+        commit = (earlier.get("git") or {}).get("commit")
+        raise UsageError(f"{option}: got a study of version {version}, must be {must} {commit}, or begin anew")
     try:
         settings = Settings.from_json(earlier["settings"])
         if wrong := files.misfit(settings, Settings):

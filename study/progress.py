@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
-from study.records import EpochRecord, TrialRecord
+from study.records import EpochRecord, Listener, TrialRecord
 
 MARKS = {"completed": "✓", "stopped": "·", "diverged": "≠", "failed": "✗"}
 
 
-class StageProgress:
+class StageProgress(Listener):
     """Shows one stage, of `trials` of which some have `ended`. Plain lines, one an epoch, where there is no terminal.
 
     `ends_left`: how often a trial is still to end, for some do twice; `seconds`: what is expected of the rest.
@@ -120,7 +120,7 @@ class StageProgress:
         self.console.print(Text(line), soft_wrap=True)
 
 
-class TensorBoard:
+class TensorBoard(Listener):
     """Writes each trial's curves to tensorboard/<trial id>."""
 
     def __init__(self, study: Path) -> None:

@@ -17,8 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from study import data, files, records
-from study.records import SCHEMA_VERSION, EpochRecord, Stage, TrialRecord
+from study.records import SCHEMA_VERSION, EpochRecord, Listener, Stage, TrialRecord
 from study.space import Space
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")
@@ -26,7 +28,7 @@ CGROUP = Path("/sys/fs/cgroup")
 OF_A_RUN = ("command", "begun", "git", "versions", "hardware")  # of the last; the others' are in `earlier_runs`
 
 
-class Book:
+class Book(Listener):
     """Keeps study.json up to date while a study runs; a resumed study adds to its earlier times."""
 
     def __init__(
@@ -101,14 +103,10 @@ class Book:
         """Seconds that a stage has taken so far, over all runs of the study."""
         return float(self.content["stages"].get(stage, {}).get("wall_seconds", 0.0))
 
-    # A listener: the time is written with every epoch, so that a kill loses little of it.
-    def trial_started(self, record: TrialRecord) -> None: ...
-
     def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
+        """Write the time, so that a kill loses little of it."""
         self.current["wall_seconds"] = self.before + time.monotonic() - self.started
         self._write()
-
-    def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None: ...
 
     def finish(self) -> None:
         """Note that the study is complete."""
@@ -151,8 +149,7 @@ def cores() -> int:
 
 def free_memory() -> int:
     """Bytes that new processes can have: what the machine has left, within what the container may still use."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    available = 1024 * int(lines["MemAvailable"].split()[0])
+    available = psutil.virtual_memory().available
     limit = _words("memory.max") or _words("memory/memory.limit_in_bytes")
     if not limit or not limit[0].isdecimal():
         return available

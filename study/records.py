@@ -40,6 +40,8 @@ from study.files import (
     write_json,
 )
 
+# To be raised when what is written changes, or a configuration would train to other losses than before: a study goes on
+# only with the version that began it.
 SCHEMA_VERSION = 1
 
 Stage = Literal["search", "confirm"]
@@ -124,6 +126,16 @@ class About(Run, total=False):
     search_over: bool
     earlier_runs: list[Run]
     resumed: int
+
+
+class Listener:
+    """Who wants to know how the trials of a stage go on."""
+
+    def trial_started(self, record: TrialRecord) -> None: ...
+
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None: ...
+
+    def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None: ...
 
 
 def read_study(folder: Path) -> dict[str, Any]:

@@ -35,10 +35,6 @@ FAULT, DISK = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
-class Interrupted(Exception):
-    """The user stopped the study before its end."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     typed = sys.argv[1:] if argv is None else argv
@@ -62,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
         return 2
-    except (Interrupted, KeyboardInterrupt, SystemExit):  # the last by Ray, where it is stopped while it starts
+    except (KeyboardInterrupt, SystemExit):  # the last by Ray, where it is stopped while it starts
         console.print(Text(f"Interrupted. {_way_on(arguments, study, typed)}"), soft_wrap=True)
         return 130
     except Exception as error:
@@ -222,6 +218,10 @@ def _run(
     execution.quiet()
     with cluster.running(address=options.address) as ray_cluster:
         if options.address:
+            if not plan.gpus and any(node["Resources"].get("GPU") for node in cluster.nodes()):
+                raise UsageError(
+                    "--address: got a cluster with GPUs from a machine without, must be typed on one with a GPU"
+                )
             cluster.check_shared(folder / ".lock")
         if study.earlier is None:
             files.write_whole(folder / "space.yaml", chosen.text.encode())
@@ -235,7 +235,7 @@ def _run(
         if not (search.finished() or book.search_over):
             trials, seconds = chosen.budget.trials, plan.search_seconds
             shown = progress.StageProgress(console, "search", trials, search.ended, search.ends_left, seconds)
-            listeners: list[execution.Listener] = [shown, board, book]
+            listeners: list[records.Listener] = [shown, board, book]
             left = None if settings.time_budget_s is None else settings.time_budget_s - book.wall("search")
             with book.stage("search"), shown.shown():
                 search.run(shared, plan.resources, listeners, left)
@@ -243,7 +243,7 @@ def _run(
                 search.end_on_time(listeners)
                 book.search_over = True
             elif not search.finished():
-                raise Interrupted
+                raise KeyboardInterrupt
         planned = confirm.plan(folder, chosen, candidates(folder, chosen), settings.seed)
         if len(planned) < (chosen.budget.candidates + len(chosen.arms)) * chosen.budget.seeds:
             console.print(Text("Fewer searched configurations ran to the end than there should be candidates."))
@@ -256,7 +256,7 @@ def _run(
             planned = [recorded.get(record.trial_id, record) for record in planned]
     everything = records.read_trials(folder, "search") + planned
     if any(record.status not in ENDED for record in everything):
-        raise Interrupted
+        raise KeyboardInterrupt
     book.finish()
     return _conclude(console, folder, options.data_dir, everything)
 

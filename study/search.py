@@ -19,12 +19,13 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from study import records
 from study.config import TrialConfig
-from study.execution import METRIC, Listener, Resources, best_so_far, replay, run_trials
-from study.records import ENDED, EpochRecord, TrialRecord
+from study.execution import METRIC, Resources, best_so_far, replay, run_trials
+from study.records import ENDED, EpochRecord, Listener, TrialRecord
 from study.space import Space
 
 Rule = Literal["asha", "one-epoch", "none"]
 REDUCTION_FACTOR = 3  # ASHA lets the best third of each rung go on
+SIMULATED = 300  # trials at most: the scheduler's time grows with their square, their epochs do not
 ONE_EPOCH_KEEP = 3  # Egele et al. 2023 let the best three go on
 
 
@@ -106,7 +107,7 @@ class StopAfterOne(FIFOScheduler):
         return TrialScheduler.STOP
 
 
-class Search:
+class Search(Listener):
     """The search stage of a study: hands out arms, trials that were cut off, and what the proposer asks for."""
 
     def __init__(self, study: Path, space: Space, seed: int, rule: Rule) -> None:
@@ -128,11 +129,6 @@ class Search:
             if name not in tried:
                 self.waiting.append(self._record(config, arm=name))
 
-    # A listener: only the end of a trial matters here.
-    def trial_started(self, record: TrialRecord) -> None: ...
-
-    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None: ...
-
     def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
         self.proposer.tell(record, epochs)
 
@@ -151,7 +147,7 @@ class Search:
         listeners: list[Listener],
         time_budget_s: float | None = None,
     ) -> None:
-        """Search by the rule; returns when done, when the time is up, or when the user interrupts."""
+        """Search by the rule; returns when done, or when the time is up. Raises as `run_trials` does."""
         deadline = None if time_budget_s is None else time.monotonic() + time_budget_s
 
         def trials(scheduler: TrialScheduler, keep_stopped: bool = False) -> None:
@@ -283,7 +279,9 @@ def expected_epochs(rule: Rule, trials: int, max_epochs: int, ended: int = 0, co
     """
     if rule == "one-epoch":
         return max(0, trials - ended) + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (max_epochs - 1)
-    draws = np.random.default_rng(0).random((20, trials))
+    if rule == "none":
+        return max(0, trials - ended) * max_epochs
+    draws = np.random.default_rng(0).random((20, min(trials, SIMULATED)))
     total = 0
     for ranks in draws:
         scheduler = build_scheduler(rule, max_epochs)
@@ -292,4 +290,4 @@ def expected_epochs(rule: Rule, trials: int, max_epochs: int, ended: int = 0, co
             total += replay(
                 scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, max_epochs + 1)], heed=True
             )
-    return total / len(draws) * max(0, trials - ended) / trials
+    return total / draws.size * max(0, trials - ended)

@@ -74,9 +74,9 @@ def _summary(evidence: Evidence, shown: Sequence[Standing]) -> Table:
         "Mean over corruptions, suppressions left out, and severities; in brackets Student's t interval over seeds. "
         "Retained: accuracy under corruption over clean accuracy. Relative: mean over corruptions of each one's error "
         f"over that of {against} with the same seed, in %, below 100 is better (Hendrycks & Dietterich 2019); the "
-        "conclusions above are judged by the errors of all seeds together, which comes out a little different. Kinds of "
-        "the augmentation: kinds of change that the training augmentation of some configuration makes, whatever their "
-        "size. Table: stress."
+        "conclusions above are judged by the errors of all seeds together, which comes out a little different. Kinds "
+        "of the augmentation: kinds of change that the training augmentation of some configuration makes, whatever "
+        "their size. Table: stress."
     )
     return Table(columns, rows, caption)
 

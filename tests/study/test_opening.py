@@ -256,6 +256,16 @@ def test_a_space_of_the_projects_goes_by_its_name_too(tmp_path: Path) -> None:
         assert study.folder == tmp_path / "smoke"
 
 
+@pytest.mark.parametrize("option", ["--resume", "--extend"])
+def test_a_study_that_other_training_code_began_is_not_gone_on_with(option: str, begun: Path) -> None:
+    about = files.read_json(begun / "study.json")
+    files.write_json(begun / "study.json", about | {"schema_version": 0, "git": {"commit": "abc"}})
+    with pytest.raises(
+        UsageError, match=rf"^{option}: got a study of version 0, must be 1: .+ with that of commit abc,"
+    ):
+        opened(begun, option, "begun")
+
+
 # A study that never began, and faults
 
 

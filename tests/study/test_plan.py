@@ -18,6 +18,7 @@ from study.opening import UsageError
 from study.plan import RAY_BYTES, WORKER_BYTES, Plan, between, estimate, make_plan, makespan, measures, rest, spread
 from study.probe import Speed, architecture, flops, parameters_of
 from study.records import TrialRecord
+from study.search import expected_epochs
 
 # fashion_cnn: convolution 9·4 + 4, batch norm 8, linear 784·16 + 16, linear 16·10 + 10: 12,778 parameters
 SPACE = read("""
@@ -96,6 +97,10 @@ def test_a_plan_of_another_version_is_read_and_measured_anew_where_it_must_be() 
     assert Plan.from_json(older) == PLAN
     assert measures(PLAN, SPACE)
     assert not measures(PLAN, read(RICH))
+
+
+def test_what_many_trials_take_is_estimated_from_fewer() -> None:
+    assert expected_epochs("asha", 100_000, 27) / 100_000 == expected_epochs("asha", 300, 27) / 300
 
 
 # What is left of a study

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -411,7 +412,7 @@ def test_epochs_are_on_disk_before_a_record_that_says_the_trial_has_ended(
 ) -> None:
     forced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda handle: forced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name))
-    temporary = f".trial.json.{os.getpid()}"
+    temporary = files.temporary_of(Path("trial.json")).name
     records.write_trial(tmp_path, ENDED)
     assert forced == [temporary], "there are no epochs yet"
     records.append_epoch(records.trial_folder(tmp_path, ENDED), EPOCH)
@@ -426,8 +427,11 @@ NOBODY = 2**22 + 1  # no process has so large a number
 
 
 def test_what_a_kill_left_half_written_goes_with_the_checkpoint(tmp_path: Path) -> None:
-    kept = ["best.pt", "trial.json", f".trial.json.{os.getpid()}", ".epochs.3.old"]
-    for name in (*kept, "checkpoint.pt", f".checkpoint.pt.{NOBODY}", f".trial.json.{NOBODY}", f".best.pt.{NOBODY}"):
+    here = platform.node()
+    elsewhere = f".checkpoint.pt.not-{here}.{NOBODY}"  # of another machine, whose processes cannot be seen from here
+    kept = ["best.pt", "trial.json", files.temporary_of(Path("trial.json")).name, ".epochs.3.old", elsewhere]
+    left = [f".{name}.{here}.{NOBODY}" for name in ("checkpoint.pt", "trial.json", "best.pt")]
+    for name in (*kept, "checkpoint.pt", *left):
         (tmp_path / name).write_bytes(b"state")
     records.drop_checkpoint(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
