@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import platform
 import signal
 import time
 import traceback
@@ -131,7 +132,8 @@ def test_an_epoch_whose_line_a_kill_cut_is_recorded_from_the_checkpoint(running:
 
 def test_a_trial_that_starts_again_removes_what_a_kill_left_half_written(running: Running) -> None:
     running.attempt(1, checkpoint_at=1)
-    (running.folder / f".checkpoint.pt.{2**22 + 1}").write_bytes(b"cut")  # by no process that lives
+    left = f".checkpoint.pt.{platform.node()}.{2**22 + 1}"  # by no process that lives
+    (running.folder / left).write_bytes(b"cut")
     running.attempt(1, checkpoint_at=2)
     assert sorted(path.name for path in running.folder.iterdir()) == ["checkpoint.pt", "epochs.jsonl", "trial.json"]
 
