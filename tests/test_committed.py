@@ -57,7 +57,7 @@ def test_the_headline_can_be_had_in_three_lines_of_pandas(monkeypatch: pytest.Mo
     before, last = code.rsplit("\n", 1)
     names: dict[str, Any] = {"pd": pd}
     exec(before, names)
-    points = signed(100 * eval(last, names))
+    points = signed(eval(last, names))
     assert points == said.removesuffix(" points")
     assert f"**{points.removeprefix('−')} points**" in FOUND
 
@@ -66,15 +66,15 @@ def test_every_verdict_in_the_readme_is_that_of_a_study() -> None:
     """Of each conclusion that is tested, those of all studies that come to different verdicts."""
     claims = pd.concat([tables.read(RESULTS / name, "claims") for name in STUDIES])
     claims = claims[claims.verdict != NOT_TESTED]
-    rows = [line.strip("|").split("|") for line in FOUND.splitlines() if line.startswith("| ")][1:]
-    said = [tuple(cell.strip() for cell in row) for row in rows]
+    full, preview = FOUND.split("\n| conclusion |")[1:]
+    said = [(*(cell.strip() for cell in line.strip("|").split("|")), fidelity)
+            for fidelity, part in (("full", full), ("preview", preview))
+            for line in part.splitlines()[2:] if line.startswith("| ")]  # fmt: skip
     assert {text for text, *_ in said} == {*claims.text}
     of = claims.set_index(["text", "study"])
-    for text, study, verdict, effect, what in said:
+    for text, study, verdict, effect, smallest, what, fidelity in said:
         row = of.loc[(text, study.strip("`"))]
-        assert verdict == row.verdict + " (preview)" * (row.fidelity == "preview"), text
+        assert (verdict, fidelity, smallest) == (row.verdict, row.fidelity, f"{row.smallest:g}"), text
         assert effect == f"{signed(row.effect)} {row.unit} ({signed(row.low)} to {signed(row.high)})", text
         assert what == row.effect_of, text
-    assert {(text, verdict.removesuffix(" (preview)")) for text, _, verdict, *_ in said} == set(
-        zip(claims.text, claims.verdict, strict=True)
-    )
+    assert {(text, verdict) for text, _, verdict, *_ in said} == set(zip(claims.text, claims.verdict, strict=True))
