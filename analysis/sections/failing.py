@@ -245,7 +245,7 @@ def _slices(evidence: Evidence, images: Images) -> Section:
     compared = [pair for pair in evidence.pairs if best.name in (pair.a.name, pair.b.name)]
     ways = [way for pair in compared for way in ((pair.a, pair.b), (pair.b, pair.a))]
     for worse, than in ways:
-        for s in slices.find_worse(described, wrong[worse.name], wrong[than.name], label):
+        for s in slices.find(described, wrong[worse.name] - wrong[than.name], label):
             if (p := s.p * len(ways)) <= slices.FAMILY_ERROR:
                 less = (points(100 * rate) for rate in (s.rate, s.expected, s.outside))
                 rows.append([f"{worse.title} than {than.title}", *_slice(replace(s, p=p), *less)])
