@@ -160,13 +160,13 @@ def edges(compared: Compared) -> pd.DataFrame:
     """Where the best trials lie in the range of each number that was searched, and whether to widen it.
 
     Of the trials that ran to their end, by the best of all their epochs. One row a hyperparameter that five of them or
-    more have: hyperparameter, low, high, log (whether it was searched on that scale), best (the best trial's value),
-    best_position, top_position (median of the best fifth, three trials at least; both 0 low, 1 high on the scale
-    searched), widen ("below" or "above" where top_position lies within 5 % of that edge and the vocabulary has values
-    beyond it, else null), trials. The best trial alone is no ground to widen a range: of a number that does not matter
-    it lies that near to an edge one time in ten.
+    more have: hyperparameter, low, high, best (the best trial's value), best_position, top_position (median of the best
+    fifth, three trials at least; both 0 low, 1 high on the scale searched), widen ("below" or "above" where
+    top_position lies within 5 % of that edge and the vocabulary has values beyond it, else null), trials. The best
+    trial alone is no ground to widen a range: of a number that does not matter it lies that near to an edge one time in
+    ten.
     """
-    columns = ["hyperparameter", "low", "high", "log", "best", "best_position", "top_position", "widen", "trials"]
+    columns = ["hyperparameter", "low", "high", "best", "best_position", "top_position", "widen", "trials"]
     rows = []
     for name, values in compared.parameters.items():
         distribution, allowed = compared.distributions[name], compared.allowed[name]
@@ -183,8 +183,7 @@ def edges(compared: Compared) -> pd.DataFrame:
             widen = "below"
         elif open_above and top >= 1 - EDGE:
             widen = "above"
-        rows.append([name, low, high, distribution.log, float(values[accuracy.index[0]]), best, top, widen,
-                     len(accuracy)])  # fmt: skip
+        rows.append([name, low, high, float(values[accuracy.index[0]]), best, top, widen, len(accuracy)])
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -185,7 +185,6 @@ def test_counts_are_scikit_learns(plain: pd.DataFrame, descriptors: pd.DataFrame
         ours[found.label.cat.codes, found.predicted.cat.codes] = found["count"]
         assert (ours == matrix - np.diag(np.diag(matrix))).all()
         assert found["count"].is_monotonic_decreasing
-        assert found["rank"].tolist() == list(range(1, len(found) + 1))
         report = classification_report(label, predicted, target_names=CLASS_NAMES, output_dict=True)
         for taken, of_label in found.groupby("label", observed=True):
             assert 1 - of_label.rate.sum() == pytest.approx(report[taken]["recall"])
