@@ -23,6 +23,7 @@ from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
 from analysis.statistics import Standing, confirmed
 from study import data, space_file
+from study.config import TrialConfig
 from study.data import Splits
 from study.files import RecordError, read_json
 from study.space_file import SpaceError
@@ -66,7 +67,7 @@ def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: P
     default). `data_dir` holds Fashion-MNIST, where it is not found by itself; `step` is told what is being done.
     """
     step("tables")
-    tables.build(folder)
+    configs = {trial.trial_id: trial.config for trial in tables.build(folder)}
     about = read_json(folder / "study.json")
     study = {"study": about.get("name", folder.name), "fidelity": about.get("fidelity")}
     trials, epochs, predictions = (tables.read(folder, name) for name in ("trials", "epochs", "predictions"))
@@ -92,7 +93,7 @@ def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: P
             maps = again.maps(images, on_show(two, found["failures"], next(iter(in_order), None)))
         missing += again.missing
     step("importance")
-    compared, found["importance"] = _importance(folder, about, trials, epochs, missing)
+    compared, found["importance"] = _importance(folder, about, trials, epochs, configs, missing)
     step("claims")
     runs = Runs(trials, epochs, predictions, **{name: found[name] for name in OF_NETWORKS if name != "failures"})
     found["claims"] = verdicts.judge(runs).assign(**study)
@@ -140,15 +141,16 @@ def _images(
 
 
 def _importance(
-    folder: Path, about: dict[str, Any], trials: pd.DataFrame, epochs: pd.DataFrame, missing: list[str]
-) -> tuple[Compared | None, pd.DataFrame]:
+    folder: Path, about: dict[str, Any], trials: pd.DataFrame, epochs: pd.DataFrame, configs: dict[str, TrialConfig],
+    missing: list[str],
+) -> tuple[Compared | None, pd.DataFrame]:  # fmt: skip
     nothing = pd.DataFrame(columns=SCHEMAS["importance"].names)
     try:
         of_study = space_file.load(folder / "space.yaml").at(about.get("fidelity") or "full")
     except SpaceError as error:
         missing.append(f"What mattered in the search: {str(error).splitlines()[0]}")
         return None, nothing
-    compared = importance.at_equal_fidelity(trials, epochs, of_study)
+    compared = importance.at_equal_fidelity(trials, epochs, configs, of_study)
     if compared.trials.empty:
         return None, nothing
     made_from = (compared.trials, compared.parameters.astype(str), compared.distributions, compared.epoch)

@@ -12,9 +12,9 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial
 from scipy import stats
 
 from analysis.statistics import CONFIDENCE
-from study.config import MODELS, OPTIMIZERS, SCHEDULES, Augmentation, Range, TrialConfig
+from study.config import Range, TrialConfig
 from study.space import Space
 
 ALL = "all trials"
@@ -41,7 +41,6 @@ TOP_FIFTH, MIN_FIFTH = 0.2, 3  # whose median position is looked at: of the best
 EDGE = 0.05  # of the range
 MIN_RANKED = 8  # trials: fewer are in perfect order by chance too often
 
-T = TypeVar("T")
 Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 
 
@@ -78,10 +77,12 @@ class Compared:
         return (numbers - low) / (high - low)
 
 
-def at_equal_fidelity(trials: pd.DataFrame, epochs: pd.DataFrame, space: Space) -> Compared:
+def at_equal_fidelity(
+    trials: pd.DataFrame, epochs: pd.DataFrame, configs: Mapping[str, TrialConfig], space: Space
+) -> Compared:
     """The search's trials by their best validation accuracy up to the last epoch that enough of them reached.
 
-    trials, epochs: the tables of that name; space: the study's, at its fidelity.
+    trials, epochs: the tables of that name; configs: by trial_id; space: the study's, at its fidelity.
 
     Enough is half of the trials, but at least ten, or all where there are fewer; the others, stopped before, are left
     out. Completed, stopped and diverged trials count, failed ones say nothing of accuracy. One that diverged, at
@@ -89,8 +90,8 @@ def at_equal_fidelity(trials: pd.DataFrame, epochs: pd.DataFrame, space: Space) 
     chance would make "did not diverge" all that matters. Arms count where the space could have proposed them.
     """
     found = trials[(trials.stage == "search") & trials.status.isin(["completed", "stopped", "diverged"])]
-    found = _in_order(found[found.epochs > 0]).set_index("trial_id", drop=False)
-    drawn = {row["trial_id"]: _parameters(row, space) for row in found.to_dict("records")}
+    found = _in_order(found[found.epochs > 0]).set_index("trial_id")
+    drawn = {str(trial_id): space.parameters_in_search(configs[str(trial_id)]) for trial_id in found.index}
     known = {trial_id: parameters for trial_id, parameters in drawn.items() if parameters is not None}
     found = found.loc[list(known)]
     diverged = found.status == "diverged"
@@ -235,29 +236,6 @@ def rank_correlation(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame
 def _in_order(trials: pd.DataFrame) -> pd.DataFrame:
     """In the order of their starts: s10000 comes after s9999."""
     return trials.sort_values("trial_id", key=lambda ids: ids.str.removeprefix("s").astype(int), kind="stable")
-
-
-def _parameters(row: dict[str, Any], space: Space) -> dict[str, Any] | None:
-    """The Optuna parameters of a row of the table trials; None where it lies outside the space."""
-    config = dataclasses.replace(
-        _part(TrialConfig(), row, "hp_"),
-        model=_part(MODELS[row["model"]], row, "hp_"),
-        optimizer=_part(OPTIMIZERS[row["hp_optimizer"]], row, "hp_"),
-        schedule=_part(SCHEDULES[row["hp_schedule"]], row, "hp_"),
-        augmentation=_part(Augmentation(), row, "hp_augmentation_"),
-    )
-    return space.parameters_in_search(config)
-
-
-def _part(prototype: T, row: dict[str, Any], prefix: str) -> T:
-    """The plain values of a part of a configuration: what `study.config.hyperparameters` made, read back."""
-    values: dict[str, Any] = {}
-    for name, default in vars(prototype).items():
-        if isinstance(default, tuple):
-            values[name] = tuple(int(item) for item in row[prefix + name].split("-"))
-        elif isinstance(default, int | float):  # and bool
-            values[name] = type(default)(row[prefix + name])
-    return dataclasses.replace(prototype, **values)  # type: ignore[type-var]
 
 
 def _allowed(space: Space) -> dict[str, Range | None]:

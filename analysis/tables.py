@@ -47,8 +47,11 @@ DECIMALS = 4  # of a probability; one more below 0.001
 TRIALS_A_GROUP = 200  # trials whose rows are held in memory and written together
 
 
-def build(study: Path) -> None:
-    """Write the tables of the study in this folder, whole or not at all. Raises RecordError, naming the file."""
+def build(study: Path) -> list[TrialRecord]:
+    """Write the tables of the study in this folder, whole or not at all; the records of its trials.
+
+    Raises RecordError, naming the file.
+    """
     about = read_study(study)
     name, fidelity = about.get("name", study.name), about.get("fidelity")
     trials = [*read_trials(study, "search"), *read_trials(study, "confirm")]
@@ -78,6 +81,7 @@ def build(study: Path) -> None:
                 write_predictions.write_table(pa.concat_tables(groups).combine_chunks())
         write_rows.write_table(_table(rows, TRIALS))
     write_whole(study / "tables" / "README.md", dictionary().encode())
+    return trials
 
 
 def write(study: Path, table: str, frame: pd.DataFrame, key: str = "") -> None:
