@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.statistics import Comparison, Estimate
+from analysis.statistics import Comparison, Estimate, estimate
 
 TABLES = r"(.*)(Tables?:\s)(.*)"  # how a caption ends: with the tables that its numbers are from
 MISSING = "–"
@@ -64,9 +64,25 @@ def points(difference: float) -> str:
     return f"{difference:+.2f}".replace("-", "−")
 
 
-def number(value: float) -> str:
-    """Two decimals, with a true minus; no sign on zero."""
-    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
+def number(value: float, digits: int = 2) -> str:
+    """So many decimals, with a true minus; no sign on zero."""
+    return f"{value:z.{digits}f}".replace("-", "−")
+
+
+def spread(mean: float, low: float | None, high: float | None, digits: int = 2) -> str:
+    """A mean with its interval, where there is one: `92.41 (92.30 to 92.52)`."""
+    if pd.isna(mean):
+        return MISSING
+    if low is None or high is None or pd.isna(low):
+        return number(mean, digits)
+    return f"{number(mean, digits)} ({number(low, digits)} to {number(high, digits)})"
+
+
+def mean_and_interval(values: pd.Series, digits: int = 2) -> str:
+    """The mean of one value a seed, and Student's t interval; of those that are known."""
+    known = values.dropna().astype(float).tolist()
+    found = estimate(known) if known else None
+    return spread(found.mean, found.low, found.high, digits) if found else MISSING
 
 
 def percent(share: float, digits: int = 2) -> str:

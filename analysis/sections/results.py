@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import figures
 from analysis.blocks import Picture, Section, Table
 from analysis.statistics import Standing, compare, estimate
-from analysis.words import MISSING, interval, percent, points, setting, start, versus
+from analysis.words import MISSING, interval, percent, points, setting, spread, start, versus
 
 SHOWN = 8  # confirmed configurations in the final comparison and with learning curves, the best first
 REACHED = 0.9  # validation accuracy whose first epoch tells how fast a configuration learns
@@ -72,8 +72,8 @@ def _over_seeds(values: pd.Series, accuracy: bool) -> str:
     if not known:
         return "never" if len(values) else MISSING
     found = estimate(known).within(0, 100) if accuracy else estimate(known)
-    spread = f" ({interval(found, signed=found.low < 0)})" if found.low is not None else ""
-    return f"{found.mean:.2f}{spread}" + (f", {found.n} of {len(values)} seeds" if found.n < len(values) else "")
+    said = spread(found.mean, found.low, found.high)
+    return f"{said}, {found.n} of {len(values)} seeds" if found.n < len(values) else said
 
 
 def _hyperparameters(standings: Sequence[Standing]) -> list[Table]:

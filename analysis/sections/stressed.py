@@ -10,9 +10,9 @@ from analysis import figures_stress
 from analysis.blocks import Picture, Section, Table
 from analysis.corruptions import CLEAN, CORRUPTIONS
 from analysis.evidence import Evidence
-from analysis.statistics import Standing, estimate
+from analysis.statistics import Standing
 from analysis.stress import errors, means
-from analysis.words import MISSING, interval, percent
+from analysis.words import mean_and_interval, percent
 
 SHOWN = 5  # configurations, the best first
 GROUPS = {"all": "all", "inside": "kinds of the augmentation", "outside": "other kinds"}
@@ -65,9 +65,9 @@ def _summary(evidence: Evidence, shown: Sequence[Standing]) -> Table:
     for s in shown:
         clean = table[(table.arm == s.name) & (table.corruption == CLEAN)].accuracy
         own = of[of.arm == s.name].set_index("group")
-        cells = [_spread(own.loc[[group], "mce"]) for group in groups]
-        rows.append([s.title, percent(clean.mean(), 1), _spread(own.loc[["all"], "error"]),
-                     _spread(own.loc[["all"], "retention"]), *cells])  # fmt: skip
+        cells = [mean_and_interval(100 * own.loc[[group], "mce"], 1) for group in groups]
+        rows.append([s.title, percent(clean.mean(), 1), mean_and_interval(100 * own.loc[["all"], "error"], 1),
+                     mean_and_interval(100 * own.loc[["all"], "retention"], 1), *cells])  # fmt: skip
     relative = [f"relative to {against}, {name}" for name in groups.values()]
     columns = ["configuration", "clean %", "mean corruption error %", "retained %", *relative]
     caption = (
@@ -85,21 +85,12 @@ def _by_corruption(table: pd.DataFrame, shown: Sequence[Standing]) -> Table:
     by = table.groupby(["arm", "corruption", "seed"]).accuracy.mean()
     rows = []
     for name, corruption in CORRUPTIONS.items():
-        cells = [_spread(by[s.name, name]) for s in shown]
+        cells = [mean_and_interval(100 * by[s.name, name], 1) for s in shown]
         rows.append([name.replace("_", " "), corruption.family, *cells])
     caption = (
         "Accuracy in %, mean over the five severities; in brackets Student's t interval over seeds. Table: stress."
     )
     return Table(["corruption", "family", *(s.title for s in shown)], rows, caption, words=2)
-
-
-def _spread(shares: pd.Series) -> str:
-    """Mean and interval over seeds of shares in [0, 1], in %."""
-    known = shares.dropna()
-    if known.empty:
-        return MISSING
-    found = estimate((100 * known.astype(float)).tolist())
-    return f"{found.mean:.1f}" + (f" ({interval(found)})" if found.low is not None else "")
 
 
 def _gallery(evidence: Evidence) -> list[Picture]:
