@@ -100,9 +100,11 @@ def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: P
     for name in ("images", "failures", "importance", "claims"):
         tables.write(folder, name, found[name])
     return Evidence(
-        folder, about, trials, epochs, predictions, standings, images, found["failures"], found["attention"],
-        found["attention_checks"], found["stress"], found["calibration"], found["claims"], _elsewhere(folder),
-        runs.reference() if len(runs.arms) else None, two, maps, compared, found["importance"], missing,
+        folder=folder, about=about, trials=trials, epochs=epochs, predictions=predictions, standings=standings,
+        images=images, failures=found["failures"], attention=found["attention"], checks=found["attention_checks"],
+        stress=found["stress"], calibration=found["calibration"], claims=found["claims"], elsewhere=_elsewhere(folder),
+        reference=runs.reference() if len(runs.arms) else None, pairs=two, maps=maps, compared=compared,
+        importance=found["importance"], missing=missing,
     )  # fmt: skip
 
 
