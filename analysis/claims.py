@@ -347,8 +347,8 @@ def _augmentation_robustness(runs: Runs) -> Found:
     ordinary = [name for name, corruption in CORRUPTIONS.items() if corruption.family != "suppression"]
 
     def less(names: list[str], kinds: str) -> Effect:
-        mce = np.mean([of.ce(after, before, name) for name in names], axis=0)
-        return of.effect(100 * (1 - mce), f"{kinds}: how much less {after} errs than {before}", "%", SHARE)
+        fewer = 100 * (1 - of.mce(after, before, *names))
+        return of.effect(fewer, f"{kinds}: how much less {after} errs than {before}", "%", SHARE)
 
     outside, inside = ([name for name in ordinary if (name in made) == wanted] for wanted in (False, True))
     found = less(outside, "under kinds of change that the training augmentation does not make")

@@ -51,6 +51,7 @@ class Evidence:
     stress: pd.DataFrame
     calibration: pd.DataFrame
     claims: pd.DataFrame
+    runs: Runs  # the tables that claims are judged by
     elsewhere: pd.DataFrame  # rows of the tables claims of other studies in the same folder
     reference: str | None  # the arm that others are held against: see `Runs.reference`
     pairs: list[Pair]  # of the best configurations
@@ -102,9 +103,9 @@ def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: P
     return Evidence(
         folder=folder, about=about, trials=trials, epochs=epochs, predictions=predictions, standings=standings,
         images=images, failures=found["failures"], attention=found["attention"], checks=found["attention_checks"],
-        stress=found["stress"], calibration=found["calibration"], claims=found["claims"], elsewhere=_elsewhere(folder),
-        reference=runs.reference() if len(runs.arms) else None, pairs=two, maps=maps, compared=compared,
-        importance=found["importance"], missing=missing,
+        stress=found["stress"], calibration=found["calibration"], claims=found["claims"], runs=runs,
+        elsewhere=_elsewhere(folder), reference=runs.reference() if len(runs.arms) else None, pairs=two, maps=maps,
+        compared=compared, importance=found["importance"], missing=missing,
     )  # fmt: skip
 
 

@@ -117,6 +117,8 @@ class Stressed:
     """By arm and corruption, at how many of its severities each network is right on each image: shares (T, N).
 
     Of the seeds that all arms have, in one order; `crossed` draws of them and of the images, the same for all arms.
+    Below, A(s) is the accuracy at severity s, A(0) that on clean images, E(s) is 1 - A(s), and sums are over severities
+    1 to 5. Measures are means over `corruptions`, of all seeds together, as `over_both` takes them.
     """
 
     shares: Mapping[str, Mapping[str, Reals]]
@@ -125,9 +127,14 @@ class Stressed:
     images: int
 
     def retained(self, arm: str, *corruptions: str) -> Reals:
-        """Σ A(s) / (5 A(0)), mean over corruptions, as `effect` takes it; see `stress.errors`."""
+        """Σ A(s) / (5 A(0)): the robustness score of Laugros et al. 2019, arXiv:1909.02436."""
         left, clean = self.shares[arm], self.shares[arm][CLEAN]
         return np.asarray(ratio(self.crossed, np.mean([left[name] for name in corruptions], axis=0), clean))
+
+    def error(self, arm: str, *corruptions: str) -> Reals:
+        """Σ E(s) / 5: the mean corruption error, not relative to anything."""
+        wrong = 1 - np.mean([self.shares[arm][name] for name in corruptions], axis=0)
+        return ratio(self.crossed, wrong, np.ones(wrong.shape))
 
     def preference(self, arm: str) -> Reals:
         """Accuracy retained without shape less that without texture, in points: above 0, texture matters more."""
@@ -138,10 +145,11 @@ class Stressed:
         less = self.shares[arm][CLEAN] - self.shares[arm][corruption]
         return 100 * ratio(self.crossed, less, np.ones(less.shape))
 
-    def ce(self, arm: str, reference: str, corruption: str) -> Reals:
-        """Corruption error relative to that of the reference arm: see `stress.errors`."""
-        ours, theirs = (1 - self.shares[name][corruption] for name in (arm, reference))
-        return ratio(self.crossed, ours, theirs)
+    def mce(self, arm: str, reference: str, *corruptions: str) -> Reals:
+        """Σ E(s) / Σ E_reference(s): the mCE of Hendrycks & Dietterich 2019, arXiv:1903.12261; below 1 is better."""
+        ours, theirs = (self.shares[name] for name in (arm, reference))
+        each = [ratio(self.crossed, 1 - ours[name], 1 - theirs[name]) for name in corruptions]
+        return np.asarray(np.mean(each, axis=0))
 
     def effect(self, values: Reals, what: str, unit: str, smallest: float) -> Effect:
         """Raises NotTested where the values are of nothing."""
