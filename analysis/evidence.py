@@ -18,7 +18,7 @@ from analysis import descriptors, failures, importance, statistics, tables, verd
 from analysis.forward import Networks, cached, digest
 from analysis.importance import Compared
 from analysis.pairs import Pair, on_show, pairs
-from analysis.rerun import STRESSED, Images, Rerun, Step
+from analysis.rerun import STRESSED, Images, Rerun, Said
 from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
 from analysis.statistics import Standing, confirmed
@@ -61,7 +61,7 @@ class Evidence:
     missing: list[str]  # what could not be made, and why
 
 
-def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: Path | None = None) -> Evidence:
+def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: Path | None = None) -> Evidence:
     """Build the tables of the study in `folder` and find what there is in them. Raises RecordError and DataError.
 
     The best `top` configurations are compared with each other, and `stressed` test images corrupted (STRESSED by

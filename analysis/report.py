@@ -32,7 +32,7 @@ from rich.progress import (
 from analysis.blocks import Picture, Section
 from analysis.evidence import gather
 from analysis.findings import Page, page
-from analysis.rerun import STRESSED, Step
+from analysis.rerun import STRESSED, Said
 from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
@@ -116,7 +116,7 @@ def build(
     folder: Path,
     top: int = TOP,
     stressed: int | None = None,
-    step: Step = lambda said, done=0, of=1: None,
+    step: Said = lambda said, done=0, of=1: None,
     data_dir: Path | None = None,
 ) -> Path:
     """Write tables, figures, report.md and report.html into the study's folder; the page's path.
