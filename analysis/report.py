@@ -20,14 +20,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress
 
 from analysis.blocks import Picture, Section
 from analysis.evidence import gather
@@ -65,10 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (got := getattr(options, option)) is not None and got < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
         folder = find(options.results, options.name)
-        columns = (
-            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-            *(TimeElapsedColumn(), TimeRemainingColumn()),
-        )
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("")
 

@@ -24,6 +24,7 @@ from scipy import sparse, stats
 Reals = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
+SEED = 0  # of every bootstrap
 DRAWS = 1000  # of a bootstrap: the ends of its intervals then lie within a few percent of their width
 BEST = 5  # trials of the search that the page lists
 
@@ -82,7 +83,7 @@ class Crossed:
 
     For measures of T trials on the same N images, as arrays (T, N). `seeds` (T,) names the seed of each trial; trials
     of one seed are drawn together, so that configurations stay paired. The draws of the images depend on their number
-    and on `seed` alone: measures of two `Crossed` can be subtracted draw by draw.
+    alone: measures of two `Crossed` can be subtracted draw by draw.
 
     Of n seeds a draw holds n - 1, or few of them would seem to vary too little (Rao & Wu 1988,
     doi:10.1080/01621459.1988.10478591). The intervals say how far other seeds and other images would move a result;
@@ -91,11 +92,11 @@ class Crossed:
     2,000, where the seeds are most of the error: with few seeds they are too narrow.
     """
 
-    def __init__(self, seeds: Sequence[int], images: int, draws: int = DRAWS, seed: int = 0) -> None:
-        self.images = _image_draws(images, draws, seed)  # (N, draws): how often a draw holds each image
+    def __init__(self, seeds: Sequence[int], images: int, draws: int = DRAWS) -> None:
+        self.images = _image_draws(images, draws)  # (N, draws): how often a draw holds each image
         self.places = np.unique(np.asarray(seeds), return_inverse=True)[1]  # (T,), of S seeds
         n = int(self.places.max()) + 1
-        times = np.random.default_rng([seed, n]).multinomial(max(n - 1, 1), np.full(n, 1 / n), size=draws)
+        times = np.random.default_rng([SEED, n]).multinomial(max(n - 1, 1), np.full(n, 1 / n), size=draws)
         self.seeds = times.T.astype(np.float64)  # (S, draws), likewise
 
     def sums(self, values: npt.NDArray[np.generic]) -> Reals:
@@ -138,14 +139,14 @@ def ends(draws: Reals) -> Reals:
     return np.asarray(np.where(np.stack([nothing, nothing]), np.nan, low_high))
 
 
-def over_images(values: npt.NDArray[np.generic], draws: int = DRAWS, seed: int = 0) -> Interval:
+def over_images(values: npt.NDArray[np.generic], draws: int = DRAWS) -> Interval:
     """Mean of one value an image (N,), with its BCa interval over draws of images (Efron 1987, doi:10.2307/2289144).
 
     Says how far other images would move it, not other seeds. The acceleration is that of the jackknife, which of a mean
     is Σd³ / 6(Σd²)^1.5 with d = value - mean.
     """
     x = values.astype(np.float64)
-    above, of_draws = x - x.mean(), x @ _image_draws(len(x), draws, seed) / len(x)
+    above, of_draws = x - x.mean(), x @ _image_draws(len(x), draws) / len(x)
     if np.isnan(ends(of_draws)).any():
         return Interval(float(x.mean()), None, None)
     # Half of those that are as large: accuracies are quotients of whole numbers, many draws equal what was found.
@@ -157,9 +158,9 @@ def over_images(values: npt.NDArray[np.generic], draws: int = DRAWS, seed: int =
 
 
 @lru_cache(maxsize=2)  # claims take turns between all test images and those that are corrupted
-def _image_draws(images: int, draws: int, seed: int) -> Reals:
+def _image_draws(images: int, draws: int) -> Reals:
     """How often each of `images` is drawn when as many are drawn with replacement: (images, draws), kept for reuse."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     drawn = [np.bincount(rng.integers(images, size=images), minlength=images) for _ in range(draws)]
     times: Reals = np.ascontiguousarray(np.transpose(drawn), dtype=np.float64)
     times.flags.writeable = False

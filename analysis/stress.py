@@ -6,8 +6,6 @@ arXiv:1903.12261, with the images of `analysis.corruptions`.
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -63,7 +61,7 @@ def stress(
     """
     if network.training:
         raise ValueError("network: got one in training mode, must be in evaluation mode")
-    network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # takes half the time
+    network.to(memory_format=torch.channels_last)  # in place: it is there for this alone; takes half the time
     rows = []
     for name, severity, changed in corrupted(images, index, seed):
         correct = _predicted(network, config, changed, precision) == labels
