@@ -286,7 +286,7 @@ def _shares(trials: list[FrozenTrial], seed: int) -> dict[str, dict[str, float]]
     shares = {}
     for method, evaluator in evaluators.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that ties leave the best fifth no smaller than all
+            warnings.simplefilter("ignore")  # that ties leave the best tenth no smaller than all
             try:
                 found = get_param_importances(study, evaluator=evaluator)
             except RuntimeError:  # fANOVA where no tree of the forest has a split

@@ -33,7 +33,7 @@ def contrast(runs: Runs, weights: Mapping[str, float], what: str) -> Effect:
     """Σ weight · test accuracy over arms, of the seeds that all have: over images too, where all are predicted."""
     by_seed = sum(100 * weight * runs.by_seed(arm, lambda t: t.test_accuracy) for arm, weight in weights.items())
     own, what = pd.Series(by_seed).dropna(), f"test accuracy, {what}"
-    seeds = some(own)
+    seeds = known(own)
     table = runs.predictions
     table = table[(table.stage == "confirm") & table.arm.isin(list(weights)) & table.seed.isin(own.index)]
     if table.trial_id.nunique() < len(weights) * len(seeds):
@@ -54,7 +54,7 @@ def gap(runs: Runs, before: str, after: str) -> list[Effect]:
     """How much smaller the gap between training and test is."""
 
     def less(value: Callable[[pd.DataFrame], pd.Series]) -> list[float]:
-        return some(runs.by_seed(before, value) - runs.by_seed(after, value))
+        return known(runs.by_seed(before, value) - runs.by_seed(after, value))
 
     accuracy = less(lambda t: 100 * (t.train_accuracy_clean - t.test_accuracy))
     loss = less(lambda t: t.test_loss - t.train_loss_clean)
@@ -64,12 +64,12 @@ def gap(runs: Runs, before: str, after: str) -> list[Effect]:
     ]
 
 
-def some(values: pd.Series) -> list[float]:
+def known(values: pd.Series) -> list[float]:
     """Those that are known. Raises NotTested where none is."""
-    known = values.dropna()
-    if known.empty:
+    found = values.dropna()
+    if found.empty:
         raise NotTested(NO_SEED)
-    return [float(value) for value in known]
+    return [float(value) for value in found]
 
 
 def epochs_to(runs: Runs, arm: str, level: float) -> pd.Series:
@@ -93,16 +93,16 @@ def ratio(crossed: Crossed, events: npt.NDArray[np.generic], of: npt.NDArray[np.
 
 def drawn(of: Confirmed, values: Reals, what: str, unit: str, smallest: float) -> Effect:
     """An effect of the reference arm's predictions. Raises NotTested where none is of the kind that it takes."""
-    return _known(values, len(of.seeds), what, unit, smallest, len(of.images))
+    return _defined(values, len(of.seeds), what, unit, smallest, len(of.images))
 
 
-def _known(values: Reals, seeds: int, what: str, unit: str, smallest: float, images: int) -> Effect:
+def _defined(values: Reals, seeds: int, what: str, unit: str, smallest: float, images: int) -> Effect:
     if np.isnan(values[0]):
         raise NotTested(f"nothing was predicted of which it could be counted: {what}")
     return over_both(values, seeds, what, unit, smallest, images)
 
 
-def fifth(runs: Runs, pattern: str) -> Effect:
+def excess_error(runs: Runs, pattern: str) -> Effect:
     """Error rate of the images with a pattern of `failures.EXTREMES` less that of the others, of the same classes."""
     arm, of, crossed = failed(runs)
     flags = runs.images.set_index("image")[pattern].reindex(of.images).to_numpy(bool)
@@ -153,7 +153,7 @@ class Stressed:
 
     def effect(self, values: Reals, what: str, unit: str, smallest: float) -> Effect:
         """Raises NotTested where the values are of nothing."""
-        return _known(values, self.seeds, what, unit, smallest, self.images)
+        return _defined(values, self.seeds, what, unit, smallest, self.images)
 
 
 def stressed(runs: Runs, *arms: str, severity: int | None = None) -> Stressed:

@@ -172,12 +172,13 @@ class Standing:
     """A confirmed configuration: its completed trials, their accuracies by seed, and how many it has not completed."""
 
     name: str
-    ours: bool  # a candidate of the search, not an arm
+    is_candidate: bool  # of the search, not an arm
     trials: pd.DataFrame
     lost: str = ""  # what became of seeds that failed or diverged: see `lost_seeds`
 
     @property
     def test(self) -> pd.Series:
+        """Test accuracy by seed, in [0, 1]."""
         return self.trials.set_index("seed").test_accuracy
 
     @property
@@ -187,25 +188,25 @@ class Standing:
 
     @property
     def score(self) -> float:
-        """Mean validation accuracy: what configurations are ranked and chosen by, as the test split must not be."""
+        """Mean validation accuracy, in [0, 1]: what configurations are ranked and chosen by, not the test split."""
         return float(self.trials.val_accuracy.mean())
 
     @property
     def title(self) -> str:
-        return self.name if self.ours else f"arm {self.name}"
+        return self.name if self.is_candidate else f"arm {self.name}"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One configuration against another, by the test accuracy (percentage points) of the seeds that both completed."""
 
-    ours: Standing
-    theirs: Standing
+    first: Standing
+    second: Standing
 
     @property
     def points(self) -> pd.Series:
-        """ours - theirs for each seed."""
-        return 100 * (self.ours.test - self.theirs.test).dropna().sort_index()
+        """first - second for each seed."""
+        return 100 * (self.first.test - self.second.test).dropna().sort_index()
 
     @property
     def estimate(self) -> Estimate:
@@ -214,7 +215,7 @@ class Comparison:
     @property
     def lost(self) -> str:
         """Which seeds of either failed or diverged; the survivors alone are no fair sample."""
-        return "; ".join(f"{s.lost} ({s.title})" for s in (self.ours, self.theirs) if s.lost)
+        return "; ".join(f"{s.lost} ({s.title})" for s in (self.first, self.second) if s.lost)
 
     @property
     def shown(self) -> int:
@@ -235,27 +236,26 @@ def confirmed(trials: pd.DataFrame) -> list[Standing]:
 
     So a configuration that completed one lucky seed is not held for the best.
     """
-    confirm = _wanted(trials)
+    confirm = planned(trials)
     done = confirm[(confirm.status == "completed") & confirm.test_accuracy.notna()]
     lost, seeds = lost_seeds(trials), confirm.seed.nunique()
-    found = [Standing(name, _is_candidate(name), of, lost.get(name, "")) for name, of in done.groupby(_names(done))]
+    found = [Standing(name, is_candidate(name), of, lost.get(name, "")) for name, of in done.groupby(_names(done))]
     return sorted(found, key=lambda standing: (len(standing.trials) < seeds, -standing.score))
 
 
 def lost_seeds(trials: pd.DataFrame) -> dict[str, str]:
     """By configuration of which confirm trials failed or diverged, how many did: `3 of 6 seeds diverged`."""
-    found, wanted = {}, _wanted(trials)
-    for name, of in wanted.groupby(_names(wanted)):
+    found, confirm = {}, planned(trials)
+    for name, of in confirm.groupby(_names(confirm)):
         counts = of.status.value_counts()
-        said = [f"{counts[status]} {status}" for status in ("diverged", "failed") if counts.get(status)]
-        if said:
-            first, *others = said
-            number, _, how = first.partition(" ")
-            found[name] = ", ".join([f"{number} of {len(of)} seeds {how}", *others])
+        lost = [(counts[status], status) for status in ("diverged", "failed") if counts.get(status)]
+        if lost:
+            (number, how), *others = lost
+            found[name] = ", ".join([f"{number} of {len(of)} seeds {how}", *(f"{n} {status}" for n, status in others)])
     return found
 
 
-def _wanted(trials: pd.DataFrame) -> pd.DataFrame:
+def planned(trials: pd.DataFrame) -> pd.DataFrame:
     """The confirm trials, but for those that an extended search has made superfluous."""
     return trials[(trials.stage == "confirm") & (trials.stop_reason != "superseded")]
 
@@ -264,7 +264,7 @@ def _names(trials: pd.DataFrame) -> pd.Series:
     return trials.arm.fillna(trials.config_id).astype(str)
 
 
-def _is_candidate(name: str) -> bool:
+def is_candidate(name: str) -> bool:
     return re.fullmatch(r"candidate-\d+", name) is not None
 
 
@@ -273,15 +273,15 @@ def compare(standings: Sequence[Standing], reference: str | None = None) -> list
 
     Of those that share a seed.
     """
-    arms = [standing for standing in standings if not standing.ours]
-    pairs = [Comparison(ours, theirs) for ours in standings if ours.ours for theirs in arms]
+    arms = [standing for standing in standings if not standing.is_candidate]
+    pairs = [Comparison(candidate, arm) for candidate in standings if candidate.is_candidate for arm in arms]
     pairs += [Comparison(arm, other) for other in arms if other.name == reference for arm in arms if arm is not other]
     return [pair for pair in pairs if len(pair.points)]
 
 
 def best_two(standings: Sequence[Standing]) -> list[Standing]:
     """The best candidate and the best arm; the two best where there are only candidates, or only arms."""
-    best = [s for ours in (True, False) if (s := next((s for s in standings if s.ours is ours), None))]
+    best = [s for kind in (True, False) if (s := next((s for s in standings if s.is_candidate is kind), None))]
     return best if len(best) == 2 else list(standings[:2])
 
 

@@ -34,7 +34,7 @@ def linked(caption: str, files: dict[str, str], link: str) -> str:
 
 
 def versus(pair: Comparison) -> str:
-    return f"{pair.ours.title} − {pair.theirs.name}"
+    return f"{pair.first.title} − {pair.second.name}"
 
 
 def label(trial: Any) -> str:

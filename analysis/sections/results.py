@@ -105,16 +105,16 @@ def comparisons(standings: Sequence[Standing], reference: str | None) -> Section
         if sum(pair.estimate.low is not None for pair in comparisons) > 1
         else ""
     )
-    arms = f", and every other arm less {reference}" if any(not pair.ours.ours for pair in comparisons) else ""
+    arms = f", and every other arm less {reference}" if any(not pair.first.is_candidate for pair in comparisons) else ""
     caption = (
         f"Test accuracy of a candidate less that of an arm{arms}, with the same seed, in percentage points: mean, "
         "Student's t interval, and for how many seeds the first is ahead. Where seeds of either failed or diverged, "
         f"nothing is judged: those that are left are no fair sample.{many} Table: trials."
     )
     table = Table(columns, rows, caption, words=2)
-    seeds = [figures.Row(s.title, (100 * s.test).tolist(), s.accuracy, s.ours) for s in standings]
+    seeds = [figures.Row(s.title, (100 * s.test).tolist(), s.accuracy, s.is_candidate) for s in standings]
     differences = [
-        figures.Row(versus(pair), pair.points.tolist(), pair.estimate, pair.ours.ours)
+        figures.Row(versus(pair), pair.points.tolist(), pair.estimate, pair.first.is_candidate)
         for pair in comparisons[:COMPARISONS]
     ]
     marks = "Dots are seeds (candidates round, arms square), the bar above them is the interval, its tick the mean."
@@ -154,8 +154,7 @@ def curves(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
             "are the other configurations' validation. The worst tenth of the values may lie outside the axes."
         )
         caption = f"{start(s.title)}. {how if place == 1 else 'Read as the first one; same axes.'} Table: epochs."
-        pictures.append(
-            Picture(f"curves-{place}", figures.seed_curves(confirm, s.name, s.title, ours=s.ours), alt, caption)
-        )
+        svg = figures.seed_curves(confirm, s.name, s.title, is_candidate=s.is_candidate)
+        pictures.append(Picture(f"curves-{place}", svg, alt, caption))
     more = [f"The first {SHOWN} of {len(standings)} configurations are drawn."] if len(standings) > SHOWN else []
     return Section("Learning curves", more if pictures else ["No confirmed configuration to draw."], [], pictures)
