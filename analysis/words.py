@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.statistics import Comparison, Estimate, estimate
+from study.config import FIXED_SIZES
 
 TABLES = r"(.*)(Tables?:\s)(.*)"  # how a caption ends: with the tables that its numbers are from
 MISSING = "–"
@@ -38,8 +39,10 @@ def versus(pair: Comparison) -> str:
 
 
 def label(trial: Any) -> str:
-    """A row of the table trials as a person knows it: `resnet18 sgd lr=0.031`."""
-    return f"{trial.model} {trial.hp_optimizer} lr={trial.hp_lr:.2g}"
+    """A row of the table trials as `TrialConfig.label` names it, and `plain` where shortcuts are off."""
+    sizes = [trial.hp_blocks] if pd.notna(trial.hp_blocks) and trial.model not in FIXED_SIZES else []
+    off = ["plain"] if pd.notna(trial.hp_shortcut) and not trial.hp_shortcut else []
+    return " ".join([trial.model, *sizes, *off, trial.hp_optimizer, f"lr={trial.hp_lr:.2g}"])
 
 
 def sure(found: Estimate, lost: str) -> str:
