@@ -241,7 +241,7 @@ def insertion_and_deletion(
     Images (N, 1, 28, 28) normalised, classes (N,), maps (N, h, w); `black` is a normalised pixel of 0.
     """
     tiles = torch.from_numpy(_tiles(target(model))).to(images)
-    smears = [cv2.GaussianBlur(image, (0, 0), BLUR_SIGMA) for image in images[:, 0].cpu().numpy()]
+    smears = [cv2.GaussianBlur(image, (0, 0), BLUR_SIGMA) for image in images[:, 0].numpy()]
     blurred = torch.from_numpy(np.stack(smears))[:, None].to(images)
     areas = np.zeros((2, 2, len(images)))  # map, random × insertion, deletion; without the ends, which are the same
     for found, scores in zip(areas, (maps, np.random.default_rng(seed).random(maps.shape)), strict=True):
@@ -287,7 +287,7 @@ def checks(model: nn.Module, images: Bytes, wrong: Mask, mean: float, std: float
     as it was trained. Images are taken in an order that depends on `seed` alone. Columns: CHECK_COLUMNS.
     """
     chosen = checked(wrong, seed)
-    inputs = normalised(images[chosen], mean, std).to(_device(model))
+    inputs = normalised(images[chosen], mean, std)
     classes = _logits(model, inputs).argmax(1)
     drops, layer = occlusion(model, inputs, classes), target(model)
     rows = []
@@ -352,9 +352,9 @@ def inspect(
     `matched_sample`; `mean` and `std` as it was trained; `seed` draws the random weights. Columns: COLUMNS.
     """
     layer, chosen = target(model), sample.image.to_numpy()
-    inputs = normalised(images[chosen], mean, std).to(_device(model))
+    inputs = normalised(images[chosen], mean, std)
     codes = np.stack([sample[name].cat.codes for name in ("predicted", "label")], axis=1)
-    classes = torch.from_numpy(codes.astype(np.int64)).to(inputs.device)
+    classes = torch.from_numpy(codes.astype(np.int64))
     shares, fresh = pooled(masks[chosen], layer), randomised(model, seed)
     parts = []
     for variant in variants(model):
@@ -379,10 +379,6 @@ def _first(size: Any) -> int:
     return int(size[0] if isinstance(size, tuple) else size)
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([model(part) for part in images.split(BATCH)])
@@ -390,7 +386,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 def _probabilities(model: nn.Module, images: Tensor, classes: Tensor) -> Floats:
     """Of the given class of each image: (N,)."""
-    return np.asarray(_logits(model, images).softmax(1).gather(1, classes[:, None])[:, 0].cpu())
+    return np.asarray(_logits(model, images).softmax(1).gather(1, classes[:, None])[:, 0])
 
 
 def _spearman(first: Floats, second: Floats) -> Floats:

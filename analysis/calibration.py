@@ -34,13 +34,13 @@ COLUMNS = {
 }
 
 
-def calibration_error(confidence: Reals, right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
+def calibration_error(confidence: Reals, right: npt.NDArray[np.bool_]) -> float:
     """Expected calibration error over bins of equal mass (as in Roelofs et al. 2022, arXiv:2012.08668).
 
     Σ_b n_b / N · |accuracy_b - mean confidence_b|, over predictions (N,) sorted by confidence.
     """
     order = np.argsort(confidence, kind="stable")
-    parts = np.array_split((right.astype(np.float64) - confidence)[order], min(bins, len(order)))
+    parts = np.array_split((right.astype(np.float64) - confidence)[order], min(BINS, len(order)))
     return float(sum(abs(part.sum()) for part in parts) / len(order))
 
 

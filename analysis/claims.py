@@ -26,7 +26,7 @@ import pandas as pd
 from analysis import failures
 from analysis.corruptions import CORRUPTIONS
 from analysis.effects import Effect, over_seeds, signed
-from analysis.failures import CONFIDENT, LIFT_OF, PAIRS, SIMILAR
+from analysis.failures import CONFIDENT, PAIRS, SIMILAR
 from analysis.measures import (
     ACCURACY,
     LOSS,
@@ -40,13 +40,13 @@ from analysis.measures import (
     drawn,
     energies,
     epochs_to,
+    excess_error,
     failed,
     fall,
-    fifth,
     gain,
     gap,
+    known,
     ratio,
-    some,
     stressed,
 )  # fmt: skip
 from analysis.runs import SCHEDULES, NotTested, Runs
@@ -59,6 +59,7 @@ WHOLE_EPOCHS = (1 / 6) ** 0.5  # standard deviation that rounding gives the diff
 
 STUDIES = ("fashion_cnn.yaml", "resnet.yaml")  # any study with a confirmed arm will do
 RESNET, CNN = "ResNet-18 project", "CNN project"
+BY_CHANCE = "relative to errors whose label has no say in which other class they are taken for"
 BY_CHOICE = "; each corruption's amounts were chosen so that it costs accuracy: the finding is how much"
 
 
@@ -151,7 +152,7 @@ def _converges_faster(runs: Runs) -> Found:
             continue
         # They count as if they did in the epoch after their last: it takes them that long at least.
         late = 1 + runs.of(before).max_epochs.max()
-        less = some(slow.fillna(late) - fast.fillna(late))
+        less = known(slow.fillna(late) - fast.fillna(late))
         what = f"epochs to {percent(level, 0)} %, {before} less {after}"
         effects.append(over_seeds(less, what, "epochs", 1.0, resolution=WHOLE_EPOCHS))
     if not effects:
@@ -182,7 +183,7 @@ def _skip_connections(runs: Runs) -> Found:
 
 @claim(
     "similar-classes-dominate", "Similar classes make up most errors", CNN, "Shirt/T-shirt and four more pairs",
-    f"share of the errors within the upper-body classes, and how many there are {LIFT_OF['similar_types']}", *STUDIES,
+    f"share of the errors within the upper-body classes, and how many there are {BY_CHANCE}", *STUDIES,
 )  # fmt: skip
 def _similar_classes(runs: Runs) -> Found:
     arm, of, crossed = failed(runs)
@@ -202,7 +203,7 @@ def _similar_classes(runs: Runs) -> Found:
     return Found(
         [
             drawn(of, 100 * half, f"share of the errors within the upper-body classes, less 50 ({arm})", POINTS, SHARE),
-            drawn(of, 100 * (lift - 1), f"how many more they are {LIFT_OF['similar_types']}", "%", SHARE),
+            drawn(of, 100 * (lift - 1), f"how many more they are {BY_CHANCE}", "%", SHARE),
         ],
         ["Share of the errors: " + ", ".join(f"{n} {percent(share, 1)} %" for n, share in pairs.items()) + "."],
     )
@@ -216,7 +217,7 @@ def _similar_classes(runs: Runs) -> Found:
 def _low_contrast(runs: Runs) -> Found:
     return Found(
         [
-            fifth(runs, "low_contrast"),
+            excess_error(runs, "low_contrast"),
             fall(runs, "silhouette_fill", "as the garment's own contrast is taken away"),
         ],
         [
@@ -232,7 +233,7 @@ def _low_contrast(runs: Runs) -> Found:
     f"{BY_CHOICE}", *STUDIES,
 )  # fmt: skip
 def _occluded(runs: Runs) -> Found:
-    return Found([fall(runs, "occlusion", "as a square is blackened"), fifth(runs, "atypical_silhouette")])
+    return Found([fall(runs, "occlusion", "as a square is blackened"), excess_error(runs, "atypical_silhouette")])
 
 
 @claim(
@@ -241,7 +242,7 @@ def _occluded(runs: Runs) -> Found:
     *STUDIES,
 )  # fmt: skip
 def _unusual_texture(runs: Runs) -> Found:
-    return Found([fifth(runs, "unusual_texture"), fifth(runs, "far_from_training")])
+    return Found([excess_error(runs, "unusual_texture"), excess_error(runs, "far_from_training")])
 
 
 @claim(
@@ -277,18 +278,18 @@ def _attends(runs: Runs) -> Found:
     both = wrong.merge(right, left_on=["seed", "image"], right_on=["seed", "matched"])
     where = f"less errors, share of the evidence on the garment ({arm})"
 
-    def less(of: pd.DataFrame, what: str, known: pd.Series, errors: pd.Series) -> Effect:
-        by_seed = some(100 * (known - errors).groupby(of.seed).mean())
+    def less(of: pd.DataFrame, what: str, others: pd.Series, errors: pd.Series) -> Effect:
+        by_seed = known(100 * (others - errors).groupby(of.seed).mean())
         return over_seeds(by_seed, f"{what} {where}", POINTS, SHARE, inspected.image.nunique())
 
     maps = {"centre": "centred map", "random": "map of random weights"}
-    others = [less(wrong, what, wrong[f"{name}_energy"], wrong.energy) for name, what in maps.items()]
+    beside = [less(wrong, what, wrong[f"{name}_energy"], wrong.energy) for name, what in maps.items()]
     return Found(
         [
             less(both, "matched correct images", both.energy_y, both.energy_x),
             less(wrong, "uniform map", wrong.area_share, wrong.energy),
         ],
-        [other.sentence for other in others],
+        [effect.sentence for effect in beside],
     )
 
 
@@ -346,8 +347,8 @@ def _augmentation_robustness(runs: Runs) -> Found:
     ordinary = [name for name, corruption in CORRUPTIONS.items() if corruption.family != "suppression"]
 
     def less(names: list[str], kinds: str) -> Effect:
-        mce = np.mean([of.ce(after, before, name) for name in names], axis=0)
-        return of.effect(100 * (1 - mce), f"{kinds}: how much less {after} errs than {before}", "%", SHARE)
+        fewer = 100 * (1 - of.mce(after, before, *names))
+        return of.effect(fewer, f"{kinds}: how much less {after} errs than {before}", "%", SHARE)
 
     outside, inside = ([name for name in ordinary if (name in made) == wanted] for wanted in (False, True))
     found = less(outside, "under kinds of change that the training augmentation does not make")
@@ -377,7 +378,7 @@ def _augmentation_attention(runs: Runs) -> Found:
     except NotTested as reason:
         return Found(effects, [*notes, f"The maps are left out: {reason}."], "By behaviour alone")
     on_garment = [of.groupby("seed").energy.mean() for of in tables]
-    more, images = some(100 * (on_garment[1] - on_garment[0])), pd.concat(tables).image.nunique()
+    more, images = known(100 * (on_garment[1] - on_garment[0])), pd.concat(tables).image.nunique()
     what = f"evidence on the garment, {after} less {before}"
     return Found([*effects, over_seeds(more, what, POINTS, SHARE, images)], notes)
 
@@ -392,7 +393,7 @@ def _augmentation_overfitting(runs: Runs) -> Found:
     best = [runs.of(arm, "epochs").groupby("seed").val_accuracy.max() for arm in (before, after)]
     better = 100 * (best[1] - best[0])
     notes = [
-        over_seeds(some(loss), f"test loss, {before} less {after}", "nats", LOSS).sentence,
-        over_seeds(some(better), f"best validation accuracy, {after} less {before}", POINTS, ACCURACY).sentence,
+        over_seeds(known(loss), f"test loss, {before} less {after}", "nats", LOSS).sentence,
+        over_seeds(known(better), f"best validation accuracy, {after} less {before}", POINTS, ACCURACY).sentence,
     ]
     return Found(gap(runs, before, after), notes)

@@ -29,36 +29,13 @@ Draw = Callable[..., npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Corruption:
-    """A kind of change: its family, its amounts at severities 1 to 5, and what they measure."""
+    """A kind of change: its family, its amounts at severities 1 to 5, and what makes it."""
 
     family: str
     amounts: tuple[float, float, float, float, float]
-    unit: str
+    change: Callable[[Bytes, float, Draw], Pixels]
 
 
-# Chosen on one FashionCNN trained without augmentation, and by eye: severity 1 most often costs it 1 to 3 points (9
-# where the fewest patches, two, change places), severity 5 much, and a person still recognises most garments then; not
-# so under suppressions, which are to take everything of a kind.
-CORRUPTIONS = {
-    "gaussian_noise": Corruption("noise", (0.03, 0.06, 0.1, 0.15, 0.22), "standard deviation, pixels in [0, 1]"),
-    "shot_noise": Corruption("noise", (300, 100, 35, 12, 4), "photons at a pixel of 1"),
-    "impulse_noise": Corruption("noise", (0.005, 0.015, 0.03, 0.06, 0.1), "share of pixels, half black, half white"),
-    "gaussian_blur": Corruption("blur", (0.5, 0.7, 0.9, 1.2, 1.6), "standard deviation, pixels"),
-    "motion_blur": Corruption("blur", (1.2, 2, 3.2, 5, 8), "length, pixels"),
-    "contrast": Corruption("photometric", (0.2, 0.35, 0.5, 0.62, 0.72), "share of the contrast taken"),
-    "brighten": Corruption("photometric", (0.08, 0.16, 0.24, 0.32, 0.4), "added, pixels in [0, 1]"),
-    "darken": Corruption("photometric", (0.2, 0.4, 0.55, 0.68, 0.78), "share of the light taken"),
-    "pixelate": Corruption("digital", (24, 18, 14, 10, 8), "side in pixels before it is enlarged again"),
-    "elastic": Corruption("digital", (0.3, 0.6, 0.9, 1.2, 1.5), "RMS displacement along each axis, pixels"),
-    "rotate": Corruption("geometric", (4, 9, 15, 22, 30), "degrees, left or right"),
-    "shear": Corruption("geometric", (5, 10, 16, 23, 31), "degrees, left or right"),
-    "scale": Corruption("geometric", (0.05, 0.1, 0.17, 0.27, 0.4), "larger or smaller by this share"),
-    "translate": Corruption("geometric", (0.03, 0.06, 0.1, 0.15, 0.21), "share of the side, in any direction"),
-    "occlusion": Corruption("occlusion", (4, 6, 8, 10, 13), "side of a black square, pixels"),
-    "patch_shuffle": Corruption("suppression", (2, 4, 7, 11, 16), "patches displaced, of 16"),
-    "silhouette_fill": Corruption("suppression", (0.4, 0.6, 0.8, 0.9, 1), "share of the way to the foreground's mean"),
-    "low_pass": Corruption("suppression", (0.55, 0.9, 1.4, 2.1, 3), "standard deviation, pixels"),
-}
 SEVERITIES = range(1, 6)
 CLEAN = "clean"  # severity 0, once for all corruptions
 
@@ -92,7 +69,8 @@ def corrupt(images: Bytes, name: str, severity: int, index: Index, seed: int = 0
         """Numbers of NumPy's distribution of that name for each image, float32 (N, *shape)."""
         return np.asarray(_drawn((seed, *name.encode()), kind, rows, shape)[index])
 
-    changed = _CHANGES[name](images, CORRUPTIONS[name].amounts[severity - 1], draw)
+    corruption = CORRUPTIONS[name]
+    changed = corruption.change(images, corruption.amounts[severity - 1], draw)
     return np.asarray(np.rint(np.clip(changed, 0, 255)), np.uint8)
 
 
@@ -141,7 +119,7 @@ def _poisson_quantiles(photons: float) -> npt.NDArray[np.float32]:
 
 
 def _impulse_noise(images: Bytes, amount: float, draw: Draw) -> Pixels:
-    """Salt and pepper (Hendrycks & Dietterich 2019)."""
+    """Salt and pepper, half black, half white (Hendrycks & Dietterich 2019)."""
     hit = draw("random", SIDE, SIDE)
     return np.where(hit < amount / 2, 0, np.where(hit >= 1 - amount / 2, 255, images))
 
@@ -256,23 +234,27 @@ def _silhouette_fill(images: Bytes, amount: float, draw: Draw) -> Pixels:
     return np.where(mask, (1 - amount) * images + amount * mean[:, None, None], images)
 
 
-_CHANGES: dict[str, Callable[[Bytes, float, Draw], Pixels]] = {
-    "gaussian_noise": _gaussian_noise,
-    "shot_noise": _shot_noise,
-    "impulse_noise": _impulse_noise,
-    "gaussian_blur": _gaussian_blur,
-    "motion_blur": _motion_blur,
-    "contrast": _contrast,
-    "brighten": _brighten,
-    "darken": _darken,
-    "pixelate": _pixelate,
-    "elastic": _elastic,
-    "rotate": _rotate,
-    "shear": _shear,
-    "scale": _scale,
-    "translate": _translate,
-    "occlusion": _occlusion,
-    "patch_shuffle": _patch_shuffle,
-    "silhouette_fill": _silhouette_fill,
-    "low_pass": _gaussian_blur,
+# Beside each, what its amounts measure; sd is a standard deviation. They were chosen on one FashionCNN trained without
+# augmentation, and by eye: severity 1 most often costs it 1 to 3 points (9 where the fewest patches, two, change
+# places), severity 5 much, and a person still recognises most garments then; not so under suppressions, which are to
+# take everything of a kind.
+CORRUPTIONS = {
+    "gaussian_noise": Corruption("noise", (0.03, 0.06, 0.1, 0.15, 0.22), _gaussian_noise),  # sd, pixels in [0, 1]
+    "shot_noise": Corruption("noise", (300, 100, 35, 12, 4), _shot_noise),  # photons at a pixel of 1
+    "impulse_noise": Corruption("noise", (0.005, 0.015, 0.03, 0.06, 0.1), _impulse_noise),  # share of the pixels
+    "gaussian_blur": Corruption("blur", (0.5, 0.7, 0.9, 1.2, 1.6), _gaussian_blur),  # sd, pixels
+    "motion_blur": Corruption("blur", (1.2, 2, 3.2, 5, 8), _motion_blur),  # length, pixels
+    "contrast": Corruption("photometric", (0.2, 0.35, 0.5, 0.62, 0.72), _contrast),  # share of the contrast taken
+    "brighten": Corruption("photometric", (0.08, 0.16, 0.24, 0.32, 0.4), _brighten),  # added, pixels in [0, 1]
+    "darken": Corruption("photometric", (0.2, 0.4, 0.55, 0.68, 0.78), _darken),  # share of the light taken
+    "pixelate": Corruption("digital", (24, 18, 14, 10, 8), _pixelate),  # side in pixels before it is enlarged again
+    "elastic": Corruption("digital", (0.3, 0.6, 0.9, 1.2, 1.5), _elastic),  # RMS displacement along each axis, pixels
+    "rotate": Corruption("geometric", (4, 9, 15, 22, 30), _rotate),  # degrees, left or right
+    "shear": Corruption("geometric", (5, 10, 16, 23, 31), _shear),  # degrees, left or right
+    "scale": Corruption("geometric", (0.05, 0.1, 0.17, 0.27, 0.4), _scale),  # larger or smaller by this share
+    "translate": Corruption("geometric", (0.03, 0.06, 0.1, 0.15, 0.21), _translate),  # share of the side, any direction
+    "occlusion": Corruption("occlusion", (4, 6, 8, 10, 13), _occlusion),  # side of a black square, pixels
+    "patch_shuffle": Corruption("suppression", (2, 4, 7, 11, 16), _patch_shuffle),  # patches displaced, of 16
+    "silhouette_fill": Corruption("suppression", (0.4, 0.6, 0.8, 0.9, 1), _silhouette_fill),  # share of the way to mean
+    "low_pass": Corruption("suppression", (0.55, 0.9, 1.4, 2.1, 3), _gaussian_blur),  # sd, pixels
 }

@@ -18,11 +18,12 @@ from analysis import descriptors, failures, importance, statistics, tables, verd
 from analysis.forward import Networks, cached, digest
 from analysis.importance import Compared
 from analysis.pairs import Pair, on_show, pairs
-from analysis.rerun import STRESSED, Images, Rerun, Step
+from analysis.rerun import STRESSED, Images, Rerun, Said
 from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
 from analysis.statistics import Standing, confirmed
 from study import data, space_file
+from study.config import TrialConfig
 from study.data import Splits
 from study.files import RecordError, read_json
 from study.space_file import SpaceError
@@ -50,6 +51,7 @@ class Evidence:
     stress: pd.DataFrame
     calibration: pd.DataFrame
     claims: pd.DataFrame
+    runs: Runs  # the tables that claims are judged by
     elsewhere: pd.DataFrame  # rows of the tables claims of other studies in the same folder
     reference: str | None  # the arm that others are held against: see `Runs.reference`
     pairs: list[Pair]  # of the best configurations
@@ -59,14 +61,14 @@ class Evidence:
     missing: list[str]  # what could not be made, and why
 
 
-def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: Path | None = None) -> Evidence:
+def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: Path | None = None) -> Evidence:
     """Build the tables of the study in `folder` and find what there is in them. Raises RecordError and DataError.
 
     The best `top` configurations are compared with each other, and `stressed` test images corrupted (STRESSED by
     default). `data_dir` holds Fashion-MNIST, where it is not found by itself; `step` is told what is being done.
     """
     step("tables")
-    tables.build(folder)
+    configs = {trial.trial_id: trial.config for trial in tables.build(folder)}
     about = read_json(folder / "study.json")
     study = {"study": about.get("name", folder.name), "fidelity": about.get("fidelity")}
     trials, epochs, predictions = (tables.read(folder, name) for name in ("trials", "epochs", "predictions"))
@@ -92,16 +94,18 @@ def gather(folder: Path, top: int, stressed: int | None, step: Step, data_dir: P
             maps = again.maps(images, on_show(two, found["failures"], next(iter(in_order), None)))
         missing += again.missing
     step("importance")
-    compared, found["importance"] = _importance(folder, about, trials, epochs, missing)
+    compared, found["importance"] = _importance(folder, about, trials, epochs, configs, missing)
     step("claims")
     runs = Runs(trials, epochs, predictions, **{name: found[name] for name in OF_NETWORKS if name != "failures"})
     found["claims"] = verdicts.judge(runs).assign(**study)
     for name in ("images", "failures", "importance", "claims"):
         tables.write(folder, name, found[name])
     return Evidence(
-        folder, about, trials, epochs, predictions, standings, images, found["failures"], found["attention"],
-        found["attention_checks"], found["stress"], found["calibration"], found["claims"], _elsewhere(folder),
-        runs.reference() if len(runs.arms) else None, two, maps, compared, found["importance"], missing,
+        folder=folder, about=about, trials=trials, epochs=epochs, predictions=predictions, standings=standings,
+        images=images, failures=found["failures"], attention=found["attention"], checks=found["attention_checks"],
+        stress=found["stress"], calibration=found["calibration"], claims=found["claims"], runs=runs,
+        elsewhere=_elsewhere(folder), reference=runs.reference() if len(runs.arms) else None, pairs=two, maps=maps,
+        compared=compared, importance=found["importance"], missing=missing,
     )  # fmt: skip
 
 
@@ -140,15 +144,16 @@ def _images(
 
 
 def _importance(
-    folder: Path, about: dict[str, Any], trials: pd.DataFrame, epochs: pd.DataFrame, missing: list[str]
-) -> tuple[Compared | None, pd.DataFrame]:
+    folder: Path, about: dict[str, Any], trials: pd.DataFrame, epochs: pd.DataFrame, configs: dict[str, TrialConfig],
+    missing: list[str],
+) -> tuple[Compared | None, pd.DataFrame]:  # fmt: skip
     nothing = pd.DataFrame(columns=SCHEMAS["importance"].names)
     try:
         of_study = space_file.load(folder / "space.yaml").at(about.get("fidelity") or "full")
     except SpaceError as error:
         missing.append(f"What mattered in the search: {str(error).splitlines()[0]}")
         return None, nothing
-    compared = importance.at_equal_fidelity(trials, epochs, of_study)
+    compared = importance.at_equal_fidelity(trials, epochs, configs, of_study)
     if compared.trials.empty:
         return None, nothing
     made_from = (compared.trials, compared.parameters.astype(str), compared.distributions, compared.epoch)

@@ -55,15 +55,6 @@ EXTREMES = {  # descriptor, and whether the pattern is its upper end
     "far_from_training": ("neighbour_distance", True),
 }
 NAMES = [*CATEGORIES, *PATTERNS]
-RATE_OF = {
-    **{name: f"share of the errors: {title}" for name, title in (CATEGORIES | PATTERNS).items()},
-    **{name: f"error rate of {PATTERNS[name]}" for name in EXTREMES},
-}
-LIFT_OF = {
-    **dict.fromkeys(NAMES, "relative to errors whose label has no say in which other class they are taken for"),
-    **dict.fromkeys(EXTREMES, "relative to the error rate of the other images"),
-    "confident": f"relative to the share of the right predictions with a confidence above {CONFIDENT}",
-}
 ROUNDS = 200  # of fitting, at most: most tables take 20
 OFF_DIAGONAL = ~np.eye(len(CLASS_NAMES), dtype=bool)
 
@@ -159,8 +150,8 @@ def patterns(descriptors: pd.DataFrame, label: npt.ArrayLike) -> pd.DataFrame:
 def categories(predictions: pd.DataFrame, descriptors: pd.DataFrame) -> pd.DataFrame:
     """Every category and pattern in each configuration, and in all pooled (`ALL`, first).
 
-    Columns: kind (category, pattern), configuration, name; `count` predictions of `of`; rate = count / of with its
-    interval low, high; lift with lift_low, lift_high; rate_of and lift_of say in words what they are of. Lift is
+    Columns: configuration, name; `count` predictions of `of`; rate = count / of with its interval low, high; lift with
+    lift_low, lift_high. Lift is
 
     - of `confident`: P(confidence > 0.9 | wrong) / P(confidence > 0.9 | right);
     - of a pair and of `similar_types`: their share of the errors over the share that they would have, given how often
@@ -178,9 +169,7 @@ def categories(predictions: pd.DataFrame, descriptors: pd.DataFrame) -> pd.DataF
         parts = [_confident(confusion), _confused(confusion.sum(axis=-1)), _extreme(by_subset)]
         rates = _rates(*(np.hstack(part) for part in zip(*parts, strict=True)))
         tables.append(pd.DataFrame({"configuration": configuration, "name": NAMES, **rates}))
-    table = pd.concat(tables, ignore_index=True)
-    table.insert(0, "kind", np.where(table.name.isin(CATEGORIES), "category", "pattern"))
-    return table.assign(rate_of=table.name.map(RATE_OF), lift_of=table.name.map(LIFT_OF))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _counted(crossed: Crossed, codes: Numbers, kinds: int) -> Reals:
@@ -251,7 +240,7 @@ def _extreme(by_subset: Reals) -> tuple[Reals, Reals, Reals]:
 def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
     """Every way of taking a class for another that occurs, in each configuration and pooled (`ALL`), most often first.
 
-    Columns: configuration, rank, label, predicted; `count` of `of` predictions for images of the label; rate with its
+    Columns: configuration, label, predicted; `count` of `of` predictions for images of the label; rate with its
     interval low, high; lift of the share of errors as in `categories`, with lift_low, lift_high; share_of_errors; name
     in `PAIRS`, missing beyond those.
     """
@@ -265,8 +254,7 @@ def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
         count = confusion[:, label, predicted]
         lift = quotient(count, expected(confusion)[:, label, predicted])
         tables.append(pd.DataFrame({
-            "configuration": configuration, "rank": np.arange(1, len(label) + 1),
-            "label": _classes(label), "predicted": _classes(predicted),
+            "configuration": configuration, "label": _classes(label), "predicted": _classes(predicted),
             **_rates(count, confusion.sum(axis=2)[:, label], lift),
             "share_of_errors": quotient(count[0], errors.sum()),
             "name": pd.array([names.get(pair) for pair in zip(label, predicted, strict=True)], "str"),
@@ -317,7 +305,7 @@ def by_configuration(predictions: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of the images from configuration `a` to `b`, over the seeds that both have.
+    """What becomes of the images from one configuration, a, to another, b, over the seeds that both have.
 
     The counts are of pairs of predictions, of one seed and image: mended where a is wrong and b right, broken the
     other way. `images` says the same (mended, broken, both wrong, both right) of their ensembles, whose prediction for
@@ -325,8 +313,6 @@ class Change:
     that of a, for other images.
     """
 
-    a: str
-    b: str
     seeds: list[int]
     mended: int
     broken: int
@@ -357,7 +343,7 @@ def mended_and_broken(predictions: pd.DataFrame, a: str, b: str) -> Change:
     mended, broken = int((wrong_a & ~wrong_b).sum()), int((wrong_b & ~wrong_a).sum())
     p = float(stats.binomtest(mended, mended + broken).pvalue) if mended + broken else 1.0
     gain = over_images(wrong_a.astype(int) - wrong_b)
-    return Change(a, b, seeds.tolist(), counts[1], counts[2], counts[3], counts[0], images, p, gain)
+    return Change(seeds.tolist(), counts[1], counts[2], counts[3], counts[0], images, p, gain)
 
 
 def label_suspects(predictions: pd.DataFrame) -> pd.DataFrame:

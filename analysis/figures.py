@@ -42,12 +42,12 @@ STYLE: Any = {  # matplotlib names every key it takes in its type
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a dot plot: a value for each seed, their mean and interval; `ours` marks a candidate."""
+    """One line of a dot plot: a value for each seed, their mean and interval."""
 
     name: str
     values: Sequence[float]
     mean: Estimate
-    ours: bool
+    is_candidate: bool
 
 
 def dots(rows: Sequence[Row], unit: str, *, zero: bool = False) -> bytes:
@@ -55,7 +55,7 @@ def dots(rows: Sequence[Row], unit: str, *, zero: bool = False) -> bytes:
     with _figure(0.62 * len(rows) + 0.6) as (figure, svg):
         axes = figure.subplots()
         for place, row in enumerate(rows):
-            colour, mark = (BLUE, "o") if row.ours else (VERMILLION, "s")
+            colour, mark = (BLUE, "o") if row.is_candidate else (VERMILLION, "s")
             axes.plot(row.values, [place] * len(row.values), mark, color=colour, alpha=0.55, ms=6, mew=0)
             if row.mean.low is not None and row.mean.high is not None:
                 axes.plot([row.mean.low, row.mean.high], [place - 0.22] * 2, color=colour, lw=2, solid_capstyle="butt")
@@ -70,12 +70,12 @@ def dots(rows: Sequence[Row], unit: str, *, zero: bool = False) -> bytes:
     return svg.getvalue()
 
 
-def seed_curves(epochs: pd.DataFrame, arm: str, title: str, *, ours: bool) -> bytes:
+def seed_curves(epochs: pd.DataFrame, arm: str, title: str, *, is_candidate: bool) -> bytes:
     """Accuracy above loss, by epoch, of one confirmed configuration; the others' validation pale behind.
 
     epochs: of completed confirm trials, as the table `epochs` has them.
     """
-    colour = BLUE if ours else VERMILLION
+    colour = BLUE if is_candidate else VERMILLION
     with _figure(4.6) as (figure, svg):
         panels = figure.subplots(2, 1, sharex=True)
         for axes, measure, best in zip(panels, ("accuracy", "loss"), (max, min), strict=True):

@@ -20,13 +20,13 @@ ASIDE = 0.07  # severities between the bars of two configurations
 LOOKS = [(BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "D", "-."), ("#CC79A7", "^", ":"), ("#E69F00", "v", "-")]
 
 
-def gallery(image: Bytes, number: int, seed: int = 0) -> bytes:
+def gallery(image: Bytes, number: int) -> bytes:
     """Image uint8 (28, 28), `number` in the test set, under every corruption, a row each, from severity 0 to 5."""
     severities, cell = (0, *SEVERITIES), SIDE + GAP
     sheet = np.full((len(CORRUPTIONS) * cell, len(severities) * cell), 255, np.uint8)
     for row, name in enumerate(CORRUPTIONS):
         for severity in severities:
-            changed = corrupt(image[None], name, severity, np.array([number]), seed)[0]
+            changed = corrupt(image[None], name, severity, np.array([number]))[0]
             sheet[row * cell :, severity * cell :][:SIDE, :SIDE] = changed
     with _figure(WIDTH * 0.765 * sheet.shape[0] / sheet.shape[1] + 0.5) as (figure, svg):
         axes = figure.subplots()

@@ -26,7 +26,7 @@ from analysis.sections import (
 )
 from analysis.sections.cost import ENDED_BADLY
 from analysis.sections.side_by_side import SideBySide
-from analysis.statistics import Comparison, Standing, best_trials, best_two, lost_seeds
+from analysis.statistics import Comparison, Standing, best_trials, best_two, is_candidate, lost_seeds
 from analysis.words import label, percent, points, start, sure, versus
 from study import space_file
 from study.records import ENDED
@@ -111,7 +111,7 @@ def headline(trials: pd.DataFrame, standings: Sequence[Standing]) -> tuple[str, 
     pair = Comparison(*best)
     found = pair.estimate
     facts.append(Fact(f"{points(found.mean)} points", f"{versus(pair)}, seed by seed", sure(found, pair.lost)))
-    ours, theirs = (f"{'' if s.ours else 'the '}{s.title}" for s in best)
+    ours, theirs = (f"{'' if s.is_candidate else 'the '}{s.title}" for s in best)
     if pair.lost:
         title = f"Not judged: {pair.lost}"
     elif pair.shown:
@@ -121,7 +121,7 @@ def headline(trials: pd.DataFrame, standings: Sequence[Standing]) -> tuple[str, 
         title = f"One seed: whether {ours} and {theirs} differ is not shown"
     else:
         title = f"No difference shown between {ours} and {theirs}"
-    who = "The two best" if best[0].ours == best[1].ours else "The best candidate and the best arm"
+    who = "The two best" if best[0].is_candidate == best[1].is_candidate else "The best candidate and the best arm"
     how = f"{who}, each chosen by validation accuracy: no test image had a part in that."
     return title, facts, [how, *lost]
 
@@ -153,10 +153,10 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
             said.append(f"{start(stage)}: {len(of) - ended} trials have not ended.")
     bad = trials[trials.status.isin(ENDED_BADLY)].groupby("status", observed=True).size()
     said += [f"{count} {'trial' if count == 1 else 'trials'} {name}: listed below." for name, count in bad.items()]
-    ours = trials[trials.stage == "confirm"].arm.str.extract(r"^candidate-(\d+)$")[0].dropna().nunique()
-    if ours > budget["candidates"] > 0:
+    candidates = sum(map(is_candidate, trials[trials.stage == "confirm"].arm.dropna().unique()))
+    if candidates > budget["candidates"] > 0:
         said.append(
-            f"Of {ours} candidates some were the best before the search was extended: {budget['candidates']} are."
+            f"Of {candidates} candidates some were the best before the search was extended: {budget['candidates']} are."
         )
     if status in ("interrupted", "running"):
         where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]

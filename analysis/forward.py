@@ -100,18 +100,12 @@ def source(work: Work, shared: Any, *sources: ModuleType) -> str:
     return digest(*sources, inspect.getmodule(work), *families, torch.__version__, cv2.__version__, *shared)
 
 
-class Networks:
+class Networks(ExitStack):
     """The confirmed trials' networks of the study in `folder`; Ray starts when the first of them is needed."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self.folder = folder
-        self.open = ExitStack()
-
-    def __enter__(self) -> Networks:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.open.close()
 
     def over(
         self, trials: Sequence[str], work: Work, each: Callable[[str], Any], shared: Any, key: str
@@ -139,7 +133,7 @@ class Networks:
         from study import cluster
 
         if not ray.is_initialized():
-            self.open.enter_context(cluster.running(dashboard=False))
+            self.enter_context(cluster.running(dashboard=False))
         common, run = ray.put(shared), ray.remote(_one).options(num_cpus=1, max_retries=2)
         waiting = {run.remote(work, str(self._weights(trial)), each(trial), common): trial for trial in trials}
         while waiting:

@@ -12,9 +12,9 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial
 from scipy import stats
 
 from analysis.statistics import CONFIDENCE
-from study.config import MODELS, OPTIMIZERS, SCHEDULES, Augmentation, Range, TrialConfig
+from study.config import Range, TrialConfig
 from study.space import Space
 
 ALL = "all trials"
@@ -41,7 +41,6 @@ TOP_FIFTH, MIN_FIFTH = 0.2, 3  # whose median position is looked at: of the best
 EDGE = 0.05  # of the range
 MIN_RANKED = 8  # trials: fewer are in perfect order by chance too often
 
-T = TypeVar("T")
 Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 
 
@@ -78,10 +77,12 @@ class Compared:
         return (numbers - low) / (high - low)
 
 
-def at_equal_fidelity(trials: pd.DataFrame, epochs: pd.DataFrame, space: Space) -> Compared:
+def at_equal_fidelity(
+    trials: pd.DataFrame, epochs: pd.DataFrame, configs: Mapping[str, TrialConfig], space: Space
+) -> Compared:
     """The search's trials by their best validation accuracy up to the last epoch that enough of them reached.
 
-    trials, epochs: the tables of that name; space: the study's, at its fidelity.
+    trials, epochs: the tables of that name; configs: by trial_id; space: the study's, at its fidelity.
 
     Enough is half of the trials, but at least ten, or all where there are fewer; the others, stopped before, are left
     out. Completed, stopped and diverged trials count, failed ones say nothing of accuracy. One that diverged, at
@@ -89,8 +90,8 @@ def at_equal_fidelity(trials: pd.DataFrame, epochs: pd.DataFrame, space: Space) 
     chance would make "did not diverge" all that matters. Arms count where the space could have proposed them.
     """
     found = trials[(trials.stage == "search") & trials.status.isin(["completed", "stopped", "diverged"])]
-    found = _in_order(found[found.epochs > 0]).set_index("trial_id", drop=False)
-    drawn = {row["trial_id"]: _parameters(row, space) for row in found.to_dict("records")}
+    found = _in_order(found[found.epochs > 0]).set_index("trial_id")
+    drawn = {str(trial_id): space.parameters_in_search(configs[str(trial_id)]) for trial_id in found.index}
     known = {trial_id: parameters for trial_id, parameters in drawn.items() if parameters is not None}
     found = found.loc[list(known)]
     diverged = found.status == "diverged"
@@ -160,13 +161,13 @@ def edges(compared: Compared) -> pd.DataFrame:
     """Where the best trials lie in the range of each number that was searched, and whether to widen it.
 
     Of the trials that ran to their end, by the best of all their epochs. One row a hyperparameter that five of them or
-    more have: hyperparameter, low, high, log (whether it was searched on that scale), best (the best trial's value),
-    best_position, top_position (median of the best fifth, three trials at least; both 0 low, 1 high on the scale
-    searched), widen ("below" or "above" where top_position lies within 5 % of that edge and the vocabulary has values
-    beyond it, else null), trials. The best trial alone is no ground to widen a range: of a number that does not matter
-    it lies that near to an edge one time in ten.
+    more have: hyperparameter, low, high, best (the best trial's value), best_position, top_position (median of the best
+    fifth, three trials at least; both 0 low, 1 high on the scale searched), widen ("below" or "above" where
+    top_position lies within 5 % of that edge and the vocabulary has values beyond it, else null), trials. The best
+    trial alone is no ground to widen a range: of a number that does not matter it lies that near to an edge one time in
+    ten.
     """
-    columns = ["hyperparameter", "low", "high", "log", "best", "best_position", "top_position", "widen", "trials"]
+    columns = ["hyperparameter", "low", "high", "best", "best_position", "top_position", "widen", "trials"]
     rows = []
     for name, values in compared.parameters.items():
         distribution, allowed = compared.distributions[name], compared.allowed[name]
@@ -183,8 +184,7 @@ def edges(compared: Compared) -> pd.DataFrame:
             widen = "below"
         elif open_above and top >= 1 - EDGE:
             widen = "above"
-        rows.append([name, low, high, distribution.log, float(values[accuracy.index[0]]), best, top, widen,
-                     len(accuracy)])  # fmt: skip
+        rows.append([name, low, high, float(values[accuracy.index[0]]), best, top, widen, len(accuracy)])
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -238,29 +238,6 @@ def _in_order(trials: pd.DataFrame) -> pd.DataFrame:
     return trials.sort_values("trial_id", key=lambda ids: ids.str.removeprefix("s").astype(int), kind="stable")
 
 
-def _parameters(row: dict[str, Any], space: Space) -> dict[str, Any] | None:
-    """The Optuna parameters of a row of the table trials; None where it lies outside the space."""
-    config = dataclasses.replace(
-        _part(TrialConfig(), row, "hp_"),
-        model=_part(MODELS[row["model"]], row, "hp_"),
-        optimizer=_part(OPTIMIZERS[row["hp_optimizer"]], row, "hp_"),
-        schedule=_part(SCHEDULES[row["hp_schedule"]], row, "hp_"),
-        augmentation=_part(Augmentation(), row, "hp_augmentation_"),
-    )
-    return space.parameters_in_search(config)
-
-
-def _part(prototype: T, row: dict[str, Any], prefix: str) -> T:
-    """The plain values of a part of a configuration: what `study.config.hyperparameters` made, read back."""
-    values: dict[str, Any] = {}
-    for name, default in vars(prototype).items():
-        if isinstance(default, tuple):
-            values[name] = tuple(int(item) for item in row[prefix + name].split("-"))
-        elif isinstance(default, int | float):  # and bool
-            values[name] = type(default)(row[prefix + name])
-    return dataclasses.replace(prototype, **values)  # type: ignore[type-var]
-
-
 def _allowed(space: Space) -> dict[str, Range | None]:
     """Every hyperparameter that the space varies, in its order, with the range that the vocabulary gives it."""
     found: dict[str, Range | None] = {}
@@ -309,7 +286,7 @@ def _shares(trials: list[FrozenTrial], seed: int) -> dict[str, dict[str, float]]
     shares = {}
     for method, evaluator in evaluators.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that ties leave the best fifth no smaller than all
+            warnings.simplefilter("ignore")  # that ties leave the best tenth no smaller than all
             try:
                 found = get_param_importances(study, evaluator=evaluator)
             except RuntimeError:  # fANOVA where no tree of the forest has a split

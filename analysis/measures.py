@@ -33,7 +33,7 @@ def contrast(runs: Runs, weights: Mapping[str, float], what: str) -> Effect:
     """Σ weight · test accuracy over arms, of the seeds that all have: over images too, where all are predicted."""
     by_seed = sum(100 * weight * runs.by_seed(arm, lambda t: t.test_accuracy) for arm, weight in weights.items())
     own, what = pd.Series(by_seed).dropna(), f"test accuracy, {what}"
-    seeds = some(own)
+    seeds = known(own)
     table = runs.predictions
     table = table[(table.stage == "confirm") & table.arm.isin(list(weights)) & table.seed.isin(own.index)]
     if table.trial_id.nunique() < len(weights) * len(seeds):
@@ -54,7 +54,7 @@ def gap(runs: Runs, before: str, after: str) -> list[Effect]:
     """How much smaller the gap between training and test is."""
 
     def less(value: Callable[[pd.DataFrame], pd.Series]) -> list[float]:
-        return some(runs.by_seed(before, value) - runs.by_seed(after, value))
+        return known(runs.by_seed(before, value) - runs.by_seed(after, value))
 
     accuracy = less(lambda t: 100 * (t.train_accuracy_clean - t.test_accuracy))
     loss = less(lambda t: t.test_loss - t.train_loss_clean)
@@ -64,12 +64,12 @@ def gap(runs: Runs, before: str, after: str) -> list[Effect]:
     ]
 
 
-def some(values: pd.Series) -> list[float]:
+def known(values: pd.Series) -> list[float]:
     """Those that are known. Raises NotTested where none is."""
-    known = values.dropna()
-    if known.empty:
+    found = values.dropna()
+    if found.empty:
         raise NotTested(NO_SEED)
-    return [float(value) for value in known]
+    return [float(value) for value in found]
 
 
 def epochs_to(runs: Runs, arm: str, level: float) -> pd.Series:
@@ -93,16 +93,16 @@ def ratio(crossed: Crossed, events: npt.NDArray[np.generic], of: npt.NDArray[np.
 
 def drawn(of: Confirmed, values: Reals, what: str, unit: str, smallest: float) -> Effect:
     """An effect of the reference arm's predictions. Raises NotTested where none is of the kind that it takes."""
-    return _known(values, len(of.seeds), what, unit, smallest, len(of.images))
+    return _defined(values, len(of.seeds), what, unit, smallest, len(of.images))
 
 
-def _known(values: Reals, seeds: int, what: str, unit: str, smallest: float, images: int) -> Effect:
+def _defined(values: Reals, seeds: int, what: str, unit: str, smallest: float, images: int) -> Effect:
     if np.isnan(values[0]):
         raise NotTested(f"nothing was predicted of which it could be counted: {what}")
     return over_both(values, seeds, what, unit, smallest, images)
 
 
-def fifth(runs: Runs, pattern: str) -> Effect:
+def excess_error(runs: Runs, pattern: str) -> Effect:
     """Error rate of the images with a pattern of `failures.EXTREMES` less that of the others, of the same classes."""
     arm, of, crossed = failed(runs)
     flags = runs.images.set_index("image")[pattern].reindex(of.images).to_numpy(bool)
@@ -117,6 +117,8 @@ class Stressed:
     """By arm and corruption, at how many of its severities each network is right on each image: shares (T, N).
 
     Of the seeds that all arms have, in one order; `crossed` draws of them and of the images, the same for all arms.
+    Below, A(s) is the accuracy at severity s, A(0) that on clean images, E(s) is 1 - A(s), and sums are over severities
+    1 to 5. Measures are means over `corruptions`, of all seeds together, as `over_both` takes them.
     """
 
     shares: Mapping[str, Mapping[str, Reals]]
@@ -125,9 +127,14 @@ class Stressed:
     images: int
 
     def retained(self, arm: str, *corruptions: str) -> Reals:
-        """Σ A(s) / (5 A(0)), mean over corruptions, as `effect` takes it; see `stress.errors`."""
+        """Σ A(s) / (5 A(0)): the robustness score of Laugros et al. 2019, arXiv:1909.02436."""
         left, clean = self.shares[arm], self.shares[arm][CLEAN]
         return np.asarray(ratio(self.crossed, np.mean([left[name] for name in corruptions], axis=0), clean))
+
+    def error(self, arm: str, *corruptions: str) -> Reals:
+        """Σ E(s) / 5: the mean corruption error, not relative to anything."""
+        wrong = 1 - np.mean([self.shares[arm][name] for name in corruptions], axis=0)
+        return ratio(self.crossed, wrong, np.ones(wrong.shape))
 
     def preference(self, arm: str) -> Reals:
         """Accuracy retained without shape less that without texture, in points: above 0, texture matters more."""
@@ -138,14 +145,15 @@ class Stressed:
         less = self.shares[arm][CLEAN] - self.shares[arm][corruption]
         return 100 * ratio(self.crossed, less, np.ones(less.shape))
 
-    def ce(self, arm: str, reference: str, corruption: str) -> Reals:
-        """Corruption error relative to that of the reference arm: see `stress.errors`."""
-        ours, theirs = (1 - self.shares[name][corruption] for name in (arm, reference))
-        return ratio(self.crossed, ours, theirs)
+    def mce(self, arm: str, reference: str, *corruptions: str) -> Reals:
+        """Σ E(s) / Σ E_reference(s): the mCE of Hendrycks & Dietterich 2019, arXiv:1903.12261; below 1 is better."""
+        ours, theirs = (self.shares[name] for name in (arm, reference))
+        each = [ratio(self.crossed, 1 - ours[name], 1 - theirs[name]) for name in corruptions]
+        return np.asarray(np.mean(each, axis=0))
 
     def effect(self, values: Reals, what: str, unit: str, smallest: float) -> Effect:
         """Raises NotTested where the values are of nothing."""
-        return _known(values, self.seeds, what, unit, smallest, self.images)
+        return _defined(values, self.seeds, what, unit, smallest, self.images)
 
 
 def stressed(runs: Runs, *arms: str, severity: int | None = None) -> Stressed:

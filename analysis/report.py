@@ -20,19 +20,12 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress
 
 from analysis.blocks import Picture, Section
 from analysis.evidence import gather
 from analysis.findings import Page, page
-from analysis.rerun import STRESSED, Step
+from analysis.rerun import STRESSED, Said
 from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
@@ -65,10 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (got := getattr(options, option)) is not None and got < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
         folder = find(options.results, options.name)
-        columns = (
-            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-            *(TimeElapsedColumn(), TimeRemainingColumn()),
-        )
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("")
 
@@ -116,7 +106,7 @@ def build(
     folder: Path,
     top: int = TOP,
     stressed: int | None = None,
-    step: Step = lambda said, done=0, of=1: None,
+    step: Said = lambda said, done=0, of=1: None,
     data_dir: Path | None = None,
 ) -> Path:
     """Write tables, figures, report.md and report.html into the study's folder; the page's path.

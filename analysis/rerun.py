@@ -33,7 +33,7 @@ KEY_NAMES = [field.name for field in KEY]
 Mask = npt.NDArray[np.bool_]
 
 
-class Step(Protocol):
+class Said(Protocol):
     """Is told what is being done, and how much of it is."""
 
     def __call__(self, said: str, done: int = 0, of: int = 1) -> None: ...
@@ -62,12 +62,13 @@ class Rerun:
     """
 
     def __init__(
-        self, folder: Path, trials: pd.DataFrame, predictions: pd.DataFrame, networks: Networks, step: Step
+        self, folder: Path, trials: pd.DataFrame, predictions: pd.DataFrame, networks: Networks, step: Said
     ) -> None:
         self.folder, self.predictions, self.networks, self.step = folder, predictions, networks, step
-        self.precision: dict[str, Precision] = trials.set_index("trial_id").precision.fillna("fp32").to_dict()
         self.of = {str(trial): rows for trial, rows in predictions.groupby("trial_id", sort=True)}
         self.there = [trial for trial in self.of if (folder / "confirm" / trial / "best.pt").is_file()]
+        precision = trials.set_index("trial_id").precision.fillna("fp32")
+        self.precision: dict[str, Precision] = precision.loc[self.there].to_dict()
         self.lost = predictions[~predictions.trial_id.isin(self.there)]
         self.dropped: list[str] = []  # tables of which what an earlier report found is not kept
 
@@ -122,18 +123,15 @@ class Rerun:
         labels = images.table.label.cat.codes.to_numpy(np.uint8)[chosen]
         shared = (images.pixels[chosen], labels, images.table.index.to_numpy()[chosen])
         said = f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions"
-        precision = {trial: self.precision[trial] for trial in self.there}
-        return self._table(
-            "stress", *self._over(said, _stress, precision, shared, stress, corruptions, attention, descriptors)
-        )
+        found = self._over(said, _stress, self.precision, shared, stress, corruptions, attention, descriptors)
+        return self._table("stress", *found)
 
     def calibration(self, images: Images, splits: Splits) -> pd.DataFrame:
         """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
         labels = images.table.label.cat.codes.to_numpy(np.uint8)
         shared = (splits.val_images, splits.val_labels, images.pixels, labels)
         said = f"how far {len(self.there)} networks are to be believed"
-        precision = {trial: self.precision[trial] for trial in self.there}
-        found, key = self._over(said, _calibrate, precision, shared, calibration, attention)
+        found, key = self._over(said, _calibrate, self.precision, shared, calibration, attention)
         return self._table("calibration", found, key, calibration.unscaled)
 
     def _over(
@@ -162,9 +160,11 @@ class Rerun:
             gone = self.lost[~self.lost.trial_id.isin(earlier.trial_id)]
             found |= {str(trial): instead(rows) for trial, rows in gone.groupby("trial_id")}
         rows = [rows.assign(trial_id=trial) for trial, rows in found.items()]
-        made = [pd.concat(rows, ignore_index=True).merge(self._keys(), on="trial_id")] if rows else []
+        keys = self.predictions[KEY_NAMES].drop_duplicates("trial_id")
+        made = [pd.concat(rows, ignore_index=True).merge(keys, on="trial_id")] if rows else []
         both = pd.concat([*made, earlier] if len(earlier) or not made else made, ignore_index=True)
-        return self._write(name, both.sort_values("trial_id", kind="stable", ignore_index=True), key)
+        tables.write(self.folder, name, both.sort_values("trial_id", kind="stable", ignore_index=True), key)
+        return tables.read(self.folder, name)
 
     def _kept(self, name: str, key: str) -> tuple[pd.DataFrame, str]:
         """What is kept of trials without weights, and the table's key: where none has weights, all, and its own."""
@@ -175,13 +175,6 @@ class Rerun:
             self.dropped.append(name)
             earlier = earlier[:0]
         return earlier, key
-
-    def _write(self, name: str, table: pd.DataFrame, key: str) -> pd.DataFrame:
-        tables.write(self.folder, name, table, key)
-        return tables.read(self.folder, name)
-
-    def _keys(self) -> pd.DataFrame:
-        return self.predictions[KEY_NAMES].drop_duplicates("trial_id")
 
     def _earlier(self, table: str) -> pd.DataFrame:
         """What an earlier report's table says of the trials without weights."""

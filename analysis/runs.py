@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.effects import Effect
-from analysis.statistics import lost_seeds
+from analysis.statistics import is_candidate, lost_seeds, planned
 from analysis.words import start
 from study.config import SGD, Adam, Step, TrialConfig, hyperparameters
 
@@ -48,9 +48,9 @@ class Runs:
     used: set[str] = field(init=False, default_factory=set)  # the arms whose rows were asked for
 
     def __post_init__(self) -> None:
-        confirm = self.trials[(self.trials.stage == "confirm") & (self.trials.stop_reason != "superseded")]
-        ours = confirm.arm.str.fullmatch(r"candidate-\d+", na=True).astype(bool)
-        object.__setattr__(self, "arms", confirm[~ours].groupby("arm").first().filter(regex="^(model$|hp_)"))
+        confirm = planned(self.trials)
+        arms = confirm[~confirm.arm.fillna("").map(is_candidate).astype(bool)]
+        object.__setattr__(self, "arms", arms.groupby("arm").first().filter(regex="^(model$|hp_)"))
         object.__setattr__(self, "lost", lost_seeds(self.trials))
 
     @property

@@ -23,6 +23,7 @@ LEAST = 0.02  # share of the images that a slice holds, and 10 images at least
 # nothing to do with the errors passes it once in 20 (simulated, 100 to 5,000 images).
 SPLIT = 15.0
 PERMUTATIONS = 9999
+SEED = 0  # of the halves and the permutations
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Slice:
     `rate` and `outside` are means, inside the slice and over all other images, on the half that confirms: of the error
     rate, or of the difference in it where two configurations are compared. `expected` is what `rate` would be if the
     images of each class were as those of the class are on that half: what the slice's classes alone give. `n` images of
-    the slice lie in that half, `found_n` in the other. `p` is one-sided, after Holm.
+    the slice lie in that half. `p` is one-sided, after Holm.
     """
 
     rule: str
@@ -41,15 +42,14 @@ class Slice:
     rate: float
     outside: float
     expected: float
-    found_n: int
     p: float
 
 
-def find(descriptors: pd.DataFrame, wrong: npt.ArrayLike, label: npt.ArrayLike, seed: int = 0) -> list[Slice]:
+def find(descriptors: pd.DataFrame, value: npt.ArrayLike, label: npt.ArrayLike) -> list[Slice]:
     """Parts of the test set with more errors than their classes account for, most errors first.
 
-    `wrong` (N,) is the share of seeds that fail on the image of each row of the descriptors, in [0, 1]; `label` (N,)
-    its class.
+    `value` (N,) is the share of seeds that fail on the image of each row of the descriptors, in [0, 1], or the
+    difference in it, worse less better; `label` (N,) its class.
 
     A regression tree of depth 3 on one half of the images, of what is wrong less the error rate of the class there;
     pruned where a split does no better than on noise (`SPLIT`). Its leaves with more errors than that are tested on
@@ -58,26 +58,13 @@ def find(descriptors: pd.DataFrame, wrong: npt.ArrayLike, label: npt.ArrayLike, 
     leaves. The probability to report any slice where errors have nothing to do with the descriptors is below
     `FAMILY_ERROR`.
     """
-    return _find(descriptors, np.asarray(wrong, np.float64), np.asarray(label), seed)
-
-
-def find_worse(
-    descriptors: pd.DataFrame, wrong_a: npt.ArrayLike, wrong_b: npt.ArrayLike, label: npt.ArrayLike, seed: int = 0
-) -> list[Slice]:
-    """Where `a` is worse than `b`, and by more than on other images of the same classes: as `find`, of the difference
-    wrong_a - wrong_b for each image.
-    """
-    difference = np.asarray(wrong_a, np.float64) - np.asarray(wrong_b, np.float64)
-    return _find(descriptors, difference, np.asarray(label), seed)
-
-
-def _find(descriptors: pd.DataFrame, value: Reals, label: npt.NDArray[np.generic], seed: int) -> list[Slice]:
-    rng = np.random.default_rng(seed)
+    value, label = np.asarray(value, np.float64), np.asarray(label)
+    rng = np.random.default_rng(SEED)
     # Every other image by value, in random order where values are equal: both halves hold the same share of errors.
     finding = np.zeros(len(value), bool)
     finding[np.lexsort((rng.permutation(len(value)), value))[::2]] = True
     least = max(10, round(LEAST * finding.sum()))
-    model = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=least, random_state=seed)
+    model = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=least, random_state=SEED)
     excess = value - pd.Series(value).where(finding).groupby(label).transform("mean").to_numpy()
     tree = model.fit(descriptors[finding], excess[finding]).tree_
     tested = []
@@ -88,7 +75,7 @@ def _find(descriptors: pd.DataFrame, value: Reals, label: npt.NDArray[np.generic
             p, expected = _above_its_classes(value[~finding], label[~finding], inside[~finding], rng)
             p = max(p, _above_zero(value[ours], rng))
             rate, outside = float(value[ours].mean()), float(value[theirs].mean())
-            tested.append(Slice(rule, inside, int(ours.sum()), rate, outside, expected, int(found.sum()), p))
+            tested.append(Slice(rule, inside, int(ours.sum()), rate, outside, expected, p))
     corrected = holm([s.p for s in tested])
     kept = [replace(s, p=p) for s, p in zip(tested, corrected, strict=True) if p <= FAMILY_ERROR]
     return sorted(kept, key=lambda s: -s.rate)

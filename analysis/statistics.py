@@ -24,6 +24,7 @@ from scipy import sparse, stats
 Reals = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
+SEED = 0  # of every bootstrap
 DRAWS = 1000  # of a bootstrap: the ends of its intervals then lie within a few percent of their width
 BEST = 5  # trials of the search that the page lists
 
@@ -82,7 +83,7 @@ class Crossed:
 
     For measures of T trials on the same N images, as arrays (T, N). `seeds` (T,) names the seed of each trial; trials
     of one seed are drawn together, so that configurations stay paired. The draws of the images depend on their number
-    and on `seed` alone: measures of two `Crossed` can be subtracted draw by draw.
+    alone: measures of two `Crossed` can be subtracted draw by draw.
 
     Of n seeds a draw holds n - 1, or few of them would seem to vary too little (Rao & Wu 1988,
     doi:10.1080/01621459.1988.10478591). The intervals say how far other seeds and other images would move a result;
@@ -91,11 +92,11 @@ class Crossed:
     2,000, where the seeds are most of the error: with few seeds they are too narrow.
     """
 
-    def __init__(self, seeds: Sequence[int], images: int, draws: int = DRAWS, seed: int = 0) -> None:
-        self.images = _image_draws(images, draws, seed)  # (N, draws): how often a draw holds each image
+    def __init__(self, seeds: Sequence[int], images: int, draws: int = DRAWS) -> None:
+        self.images = _image_draws(images, draws)  # (N, draws): how often a draw holds each image
         self.places = np.unique(np.asarray(seeds), return_inverse=True)[1]  # (T,), of S seeds
         n = int(self.places.max()) + 1
-        times = np.random.default_rng([seed, n]).multinomial(max(n - 1, 1), np.full(n, 1 / n), size=draws)
+        times = np.random.default_rng([SEED, n]).multinomial(max(n - 1, 1), np.full(n, 1 / n), size=draws)
         self.seeds = times.T.astype(np.float64)  # (S, draws), likewise
 
     def sums(self, values: npt.NDArray[np.generic]) -> Reals:
@@ -138,14 +139,14 @@ def ends(draws: Reals) -> Reals:
     return np.asarray(np.where(np.stack([nothing, nothing]), np.nan, low_high))
 
 
-def over_images(values: npt.NDArray[np.generic], draws: int = DRAWS, seed: int = 0) -> Interval:
+def over_images(values: npt.NDArray[np.generic], draws: int = DRAWS) -> Interval:
     """Mean of one value an image (N,), with its BCa interval over draws of images (Efron 1987, doi:10.2307/2289144).
 
     Says how far other images would move it, not other seeds. The acceleration is that of the jackknife, which of a mean
     is Σd³ / 6(Σd²)^1.5 with d = value - mean.
     """
     x = values.astype(np.float64)
-    above, of_draws = x - x.mean(), x @ _image_draws(len(x), draws, seed) / len(x)
+    above, of_draws = x - x.mean(), x @ _image_draws(len(x), draws) / len(x)
     if np.isnan(ends(of_draws)).any():
         return Interval(float(x.mean()), None, None)
     # Half of those that are as large: accuracies are quotients of whole numbers, many draws equal what was found.
@@ -157,9 +158,9 @@ def over_images(values: npt.NDArray[np.generic], draws: int = DRAWS, seed: int =
 
 
 @lru_cache(maxsize=2)  # claims take turns between all test images and those that are corrupted
-def _image_draws(images: int, draws: int, seed: int) -> Reals:
+def _image_draws(images: int, draws: int) -> Reals:
     """How often each of `images` is drawn when as many are drawn with replacement: (images, draws), kept for reuse."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     drawn = [np.bincount(rng.integers(images, size=images), minlength=images) for _ in range(draws)]
     times: Reals = np.ascontiguousarray(np.transpose(drawn), dtype=np.float64)
     times.flags.writeable = False
@@ -171,12 +172,13 @@ class Standing:
     """A confirmed configuration: its completed trials, their accuracies by seed, and how many it has not completed."""
 
     name: str
-    ours: bool  # a candidate of the search, not an arm
+    is_candidate: bool  # of the search, not an arm
     trials: pd.DataFrame
     lost: str = ""  # what became of seeds that failed or diverged: see `lost_seeds`
 
     @property
     def test(self) -> pd.Series:
+        """Test accuracy by seed, in [0, 1]."""
         return self.trials.set_index("seed").test_accuracy
 
     @property
@@ -186,25 +188,25 @@ class Standing:
 
     @property
     def score(self) -> float:
-        """Mean validation accuracy: what configurations are ranked and chosen by, as the test split must not be."""
+        """Mean validation accuracy, in [0, 1]: what configurations are ranked and chosen by, not the test split."""
         return float(self.trials.val_accuracy.mean())
 
     @property
     def title(self) -> str:
-        return self.name if self.ours else f"arm {self.name}"
+        return self.name if self.is_candidate else f"arm {self.name}"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One configuration against another, by the test accuracy (percentage points) of the seeds that both completed."""
 
-    ours: Standing
-    theirs: Standing
+    first: Standing
+    second: Standing
 
     @property
     def points(self) -> pd.Series:
-        """ours - theirs for each seed."""
-        return 100 * (self.ours.test - self.theirs.test).dropna().sort_index()
+        """first - second for each seed."""
+        return 100 * (self.first.test - self.second.test).dropna().sort_index()
 
     @property
     def estimate(self) -> Estimate:
@@ -213,7 +215,7 @@ class Comparison:
     @property
     def lost(self) -> str:
         """Which seeds of either failed or diverged; the survivors alone are no fair sample."""
-        return "; ".join(f"{s.lost} ({s.title})" for s in (self.ours, self.theirs) if s.lost)
+        return "; ".join(f"{s.lost} ({s.title})" for s in (self.first, self.second) if s.lost)
 
     @property
     def shown(self) -> int:
@@ -234,27 +236,26 @@ def confirmed(trials: pd.DataFrame) -> list[Standing]:
 
     So a configuration that completed one lucky seed is not held for the best.
     """
-    confirm = _wanted(trials)
+    confirm = planned(trials)
     done = confirm[(confirm.status == "completed") & confirm.test_accuracy.notna()]
     lost, seeds = lost_seeds(trials), confirm.seed.nunique()
-    found = [Standing(name, _is_candidate(name), of, lost.get(name, "")) for name, of in done.groupby(_names(done))]
+    found = [Standing(name, is_candidate(name), of, lost.get(name, "")) for name, of in done.groupby(_names(done))]
     return sorted(found, key=lambda standing: (len(standing.trials) < seeds, -standing.score))
 
 
 def lost_seeds(trials: pd.DataFrame) -> dict[str, str]:
     """By configuration of which confirm trials failed or diverged, how many did: `3 of 6 seeds diverged`."""
-    found, wanted = {}, _wanted(trials)
-    for name, of in wanted.groupby(_names(wanted)):
+    found, confirm = {}, planned(trials)
+    for name, of in confirm.groupby(_names(confirm)):
         counts = of.status.value_counts()
-        said = [f"{counts[status]} {status}" for status in ("diverged", "failed") if counts.get(status)]
-        if said:
-            first, *others = said
-            number, _, how = first.partition(" ")
-            found[name] = ", ".join([f"{number} of {len(of)} seeds {how}", *others])
+        lost = [(counts[status], status) for status in ("diverged", "failed") if counts.get(status)]
+        if lost:
+            (number, how), *others = lost
+            found[name] = ", ".join([f"{number} of {len(of)} seeds {how}", *(f"{n} {status}" for n, status in others)])
     return found
 
 
-def _wanted(trials: pd.DataFrame) -> pd.DataFrame:
+def planned(trials: pd.DataFrame) -> pd.DataFrame:
     """The confirm trials, but for those that an extended search has made superfluous."""
     return trials[(trials.stage == "confirm") & (trials.stop_reason != "superseded")]
 
@@ -263,7 +264,7 @@ def _names(trials: pd.DataFrame) -> pd.Series:
     return trials.arm.fillna(trials.config_id).astype(str)
 
 
-def _is_candidate(name: str) -> bool:
+def is_candidate(name: str) -> bool:
     return re.fullmatch(r"candidate-\d+", name) is not None
 
 
@@ -272,15 +273,15 @@ def compare(standings: Sequence[Standing], reference: str | None = None) -> list
 
     Of those that share a seed.
     """
-    arms = [standing for standing in standings if not standing.ours]
-    pairs = [Comparison(ours, theirs) for ours in standings if ours.ours for theirs in arms]
+    arms = [standing for standing in standings if not standing.is_candidate]
+    pairs = [Comparison(candidate, arm) for candidate in standings if candidate.is_candidate for arm in arms]
     pairs += [Comparison(arm, other) for other in arms if other.name == reference for arm in arms if arm is not other]
     return [pair for pair in pairs if len(pair.points)]
 
 
 def best_two(standings: Sequence[Standing]) -> list[Standing]:
     """The best candidate and the best arm; the two best where there are only candidates, or only arms."""
-    best = [s for ours in (True, False) if (s := next((s for s in standings if s.ours is ours), None))]
+    best = [s for kind in (True, False) if (s := next((s for s in standings if s.is_candidate is kind), None))]
     return best if len(best) == 2 else list(standings[:2])
 
 

@@ -1,12 +1,10 @@
-"""What is left of a network's accuracy on corrupted images, and what that is of another's.
+"""What is left of a network's accuracy on corrupted images; what is measured of that, `analysis.measures` says.
 
 Hendrycks & Dietterich 2019, "Benchmarking neural network robustness to common corruptions and perturbations",
 arXiv:1903.12261, with the images of `analysis.corruptions`.
 """
 
 from __future__ import annotations
-
-import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +26,6 @@ INSIDE = {  # what training augmentation does of the same kind
     "occlusion": "erasing",
 }
 BATCH = 100  # images a forward pass: what FashionCNN computes from them stays in a core's cache
-MEASURES = ["error", "retention", "ce"]
 
 COLUMNS = {
     "corruption": "name of the corruption or suppression, clean for the images as they are",
@@ -64,7 +61,7 @@ def stress(
     """
     if network.training:
         raise ValueError("network: got one in training mode, must be in evaluation mode")
-    network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # takes half the time
+    network.to(memory_format=torch.channels_last)  # in place: it is there for this alone; takes half the time
     rows = []
     for name, severity, changed in corrupted(images, index, seed):
         correct = _predicted(network, config, changed, precision) == labels
@@ -87,49 +84,3 @@ def _predicted(network: nn.Module, config: TrialConfig, images: Bytes, precision
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         parts = [network(normalised(images[k : k + BATCH], config.mean, config.std)).argmax(1) for k in starts]
     return torch.cat(parts).numpy()
-
-
-def errors(table: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """What each corruption costs each trial: a row a configuration, seed and corruption.
-
-    table: the rows of the table `stress`, of which `arm` and `seed` name the trial; `reference` is one of the arms.
-    E(s) is the error, 1 - accuracy, at severity s, and E(0) that on clean images; sums are over severities 1 to 5.
-
-    error: Σ E(s) / 5, in [0, 1].
-    retention: Σ A(s) / (5 A(0)), accuracies A; the robustness score of Laugros et al. 2019, arXiv:1909.02436.
-    ce: Σ E(s) / Σ E_reference(s), the corruption error of Hendrycks & Dietterich 2019; below 1 is better.
-    inside: whether any configuration of the table is trained with changes of this kind.
-
-    `ce` is of the same seed: NaN where the reference has none, or its sum is 0. Raises ValueError for another
-    reference.
-    """
-    if reference not in set(table.arm):
-        raise ValueError(f"reference: got {reference!r}, must be one of {', '.join(sorted(set(table.arm)))}")
-    clean, stressed = (table[(table.corruption == CLEAN) == is_clean] for is_clean in (True, False))
-    keys = ["arm", "seed", "family", "corruption"]
-    found = stressed.groupby(keys, sort=False, observed=True).agg(accuracy=("accuracy", "mean")).reset_index()
-    found["inside"] = found.corruption.map(stressed.groupby("corruption", observed=True).inside.any())
-    found = found.join(clean.set_index(["arm", "seed"]).accuracy.rename("clean"), on=["arm", "seed"])
-    found["error"], found["retention"] = 1 - found.accuracy, found.accuracy / found.clean
-    theirs = found[found.arm == reference].set_index(["seed", "corruption"]).error
-    found["ce"] = found.error / found.join(theirs.where(theirs > 0).rename("theirs"), on=["seed", "corruption"]).theirs
-    return found.drop(columns=["accuracy", "clean"])
-
-
-def means(costs: pd.DataFrame) -> pd.DataFrame:
-    """Means over corruptions of what `errors` gives: a row a configuration, seed and group of corruptions.
-
-    Groups: every family; "all" corruptions, without suppressions; of these, "inside", the kinds of change that the
-    training augmentation of any configuration makes, whatever their size, and "outside", the others. `n`: corruptions.
-    The mean of `error` is the mean corruption error, not relative to anything; that of `ce` is the mCE. NaN where any
-    of a group's is: configurations are compared on the same corruptions or not at all.
-    """
-    ordinary = costs[costs.family != "suppression"]
-    groups = [
-        ordinary.assign(group="all"),
-        ordinary.assign(group=np.where(ordinary.inside, "inside", "outside")),
-        costs.assign(group=costs.family.astype(str)),
-    ]
-    by_group = pd.concat(groups).groupby(["arm", "seed", "group"], sort=False, observed=True)
-    measures = by_group[MEASURES].agg(lambda values: values.mean(skipna=False))
-    return measures.rename(columns={"ce": "mce"}).assign(n=by_group.size()).reset_index()

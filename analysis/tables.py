@@ -12,8 +12,7 @@ The same records give the same bytes.
 from __future__ import annotations
 
 import os
-import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,11 @@ DECIMALS = 4  # of a probability; one more below 0.001
 TRIALS_A_GROUP = 200  # trials whose rows are held in memory and written together
 
 
-def build(study: Path) -> None:
-    """Write the tables of the study in this folder, whole or not at all. Raises RecordError, naming the file."""
+def build(study: Path) -> list[TrialRecord]:
+    """Write the tables of the study in this folder, whole or not at all; the records of its trials.
+
+    Raises RecordError, naming the file.
+    """
     about = read_study(study)
     name, fidelity = about.get("name", study.name), about.get("fidelity")
     trials = [*read_trials(study, "search"), *read_trials(study, "confirm")]
@@ -69,16 +71,17 @@ def build(study: Path) -> None:
             for trial in group:
                 key = _key(trial, name, fidelity)
                 epochs = read_epochs(trial_folder(study, trial))
-                lines += [key | _finite(vars(epoch)) for epoch in epochs]
+                lines += [key | vars(epoch) for epoch in epochs]
                 predictions = _predictions(trial_folder(study, trial), trial, key, kept)
                 if predictions is not None:
                     groups.append(predictions)
-                rows.append(key | _finite(_row(trial, epochs, predictions)))
+                rows.append(key | _row(trial, epochs, predictions))
             write_epochs.write_table(_table(lines, EPOCHS))
             if groups:  # in one piece: a row group for each trial takes two fifths more bytes
                 write_predictions.write_table(pa.concat_tables(groups).combine_chunks())
         write_rows.write_table(_table(rows, TRIALS))
     write_whole(study / "tables" / "README.md", dictionary().encode())
+    return trials
 
 
 def write(study: Path, table: str, frame: pd.DataFrame, key: str = "") -> None:
@@ -92,7 +95,8 @@ def write(study: Path, table: str, frame: pd.DataFrame, key: str = "") -> None:
         writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def _column(field: pa.Field, values: pd.Series) -> pa.Array:
+def _column(field: pa.Field, values: pd.Series | Sequence[Any]) -> pa.Array:
+    """NaN is null: a diverged loss is missing, and means in pandas and elsewhere agree on it."""
     if not pa.types.is_dictionary(field.type):
         return pa.array(values, field.type, from_pandas=True)
     codes = pd.Categorical(values, CATEGORIES[field.name]).codes
@@ -143,7 +147,7 @@ def _row(trial: TrialRecord, epochs: list[EpochRecord], predictions: pa.Table | 
         "test_accuracy": trial.test_accuracy if predictions is None else _accuracy(predictions),
         "seconds": sum(epoch.seconds for epoch in epochs),
         "cpu_seconds": sum(epoch.cpu_seconds for epoch in epochs),
-        "images_per_s": statistics.median(epoch.images_per_s for epoch in epochs) if epochs else None,
+        "images_per_s": float(np.median([epoch.images_per_s for epoch in epochs])) if epochs else None,
         **hyperparameters(trial.config),
     }
 
@@ -229,20 +233,7 @@ def _encode(field: pa.Field, values: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    columns = []
-    for field in schema:
-        values: list[Any] = [row.get(field.name) for row in rows]
-        if pa.types.is_dictionary(field.type):
-            places = {name: place for place, name in enumerate(CATEGORIES[field.name])}
-            columns.append(_encode(field, pa.array([places[value] for value in values], pa.int8())))
-        else:
-            columns.append(pa.array(values, field.type))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """NaN as null: a diverged loss is missing, and means in pandas and elsewhere agree on it."""
-    return {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
+    return pa.Table.from_arrays([_column(f, [row.get(f.name) for row in rows]) for f in schema], schema=schema)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.statistics import Comparison, Estimate
+from analysis.statistics import Comparison, Estimate, estimate
+from study.config import FIXED_SIZES
 
 TABLES = r"(.*)(Tables?:\s)(.*)"  # how a caption ends: with the tables that its numbers are from
 MISSING = "–"
@@ -34,12 +35,14 @@ def linked(caption: str, files: dict[str, str], link: str) -> str:
 
 
 def versus(pair: Comparison) -> str:
-    return f"{pair.ours.title} − {pair.theirs.name}"
+    return f"{pair.first.title} − {pair.second.name}"
 
 
 def label(trial: Any) -> str:
-    """A row of the table trials as a person knows it: `resnet18 sgd lr=0.031`."""
-    return f"{trial.model} {trial.hp_optimizer} lr={trial.hp_lr:.2g}"
+    """A row of the table trials as `TrialConfig.label` names it, and `plain` where shortcuts are off."""
+    sizes = [trial.hp_blocks] if pd.notna(trial.hp_blocks) and trial.model not in FIXED_SIZES else []
+    off = ["plain"] if pd.notna(trial.hp_shortcut) and not trial.hp_shortcut else []
+    return " ".join([trial.model, *sizes, *off, trial.hp_optimizer, f"lr={trial.hp_lr:.2g}"])
 
 
 def sure(found: Estimate, lost: str) -> str:
@@ -64,9 +67,25 @@ def points(difference: float) -> str:
     return f"{difference:+.2f}".replace("-", "−")
 
 
-def number(value: float) -> str:
-    """Two decimals, with a true minus; no sign on zero."""
-    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
+def number(value: float, digits: int = 2) -> str:
+    """So many decimals, with a true minus; no sign on zero."""
+    return f"{value:z.{digits}f}".replace("-", "−")
+
+
+def spread(mean: float, low: float | None, high: float | None, digits: int = 2) -> str:
+    """A mean with its interval, where there is one: `92.41 (92.30 to 92.52)`."""
+    if pd.isna(mean):
+        return MISSING
+    if low is None or high is None or pd.isna(low):
+        return number(mean, digits)
+    return f"{number(mean, digits)} ({number(low, digits)} to {number(high, digits)})"
+
+
+def mean_and_interval(values: pd.Series, digits: int = 2) -> str:
+    """The mean of one value a seed, and Student's t interval; of those that are known."""
+    known = values.dropna().astype(float).tolist()
+    found = estimate(known) if known else None
+    return spread(found.mean, found.low, found.high, digits) if found else MISSING
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from analysis import figures
 from analysis.blocks import Picture, Section, Table
 from analysis.calibration import BINS, MEASURES
 from analysis.evidence import Evidence
-from analysis.statistics import estimate
-from analysis.words import MISSING, number, percent
+from analysis.words import mean_and_interval, number, percent
 
 SHOWN = 4  # configurations in the figure, the best first
 PERCENT = {"ece", "confident_if_wrong", "wrong_if_confident", "claimed_if_confident"}  # shown in %
@@ -34,7 +31,8 @@ def calibrated(evidence: Evidence) -> Section:
         of = table[table.trial_id.isin(s.trials.trial_id)]
         for scaled, found in of.groupby("scaled"):
             how = f"T = {number(found.temperature.mean())}" if scaled else "as it is"
-            rows.append([s.title, how, *(_spread(found[name], name in PERCENT) for name in MEASURES)])
+            each = [(100 * found[n], 2) if n in PERCENT else (found[n], 3) for n in MEASURES]  # values, digits
+            rows.append([s.title, how, *(mean_and_interval(*one) for one in each)])
     measured = Table(
         ["configuration", "probabilities", *(NAMES[name] for name in MEASURES)],
         rows,
@@ -66,12 +64,3 @@ def _said(evidence: Evidence) -> str:
         f"Where {best.title} is more than 90 % confident, {percent(wrong)} % are wrong; it claims {percent(claimed)} "
         f"%. Its calibration error is {percent(plain.ece.mean())} points{after if len(scaled) else ''}."
     )
-
-
-def _spread(values: pd.Series, share: bool) -> str:
-    known = values.dropna().astype(float) * (100 if share else 1)
-    if known.empty:
-        return MISSING
-    found, digits = estimate(known.tolist()), 2 if share else 3
-    spread = "" if found.low is None else f" ({found.low:.{digits}f} to {found.high:.{digits}f})"
-    return f"{found.mean:.{digits}f}{spread}"

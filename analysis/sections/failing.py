@@ -16,7 +16,7 @@ from analysis.rerun import Images
 from analysis.slices import Slice
 from analysis.statistics import Standing
 from analysis.thumbnails import photo
-from analysis.words import MISSING, percent, points
+from analysis.words import MISSING, percent, points, spread
 
 CONFUSIONS = 12  # pairs of classes, pooled over configurations
 COLUMNS = 4  # configurations in a table, the best first
@@ -192,15 +192,11 @@ def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
 def _rate(row: pd.Series) -> str:
     if pd.isna(row.rate):
         return MISSING
-    spread = f" ({percent(row.low, 1)} to {percent(row.high, 1)})" if pd.notna(row.low) else ""
-    return f"{row['count']:,} of {row['of']:,}: {percent(row.rate, 1)}{spread}"
+    return f"{row['count']:,} of {row['of']:,}: {spread(100 * row.rate, 100 * row.low, 100 * row.high, 1)}"
 
 
 def _lift(row: pd.Series) -> str:
-    if pd.isna(row.lift):
-        return MISSING
-    spread = f" ({row.lift_low:.2f} to {row.lift_high:.2f})" if pd.notna(row.lift_low) else ""
-    return f"{row.lift:.2f}{spread}"
+    return spread(row.lift, row.lift_low, row.lift_high)
 
 
 def _confusions(evidence: Evidence) -> Section:
@@ -209,8 +205,8 @@ def _confusions(evidence: Evidence) -> Section:
     rows = []
     for _, row in pooled.iterrows():
         named = TITLES[row["name"]] if pd.notna(row["name"]) else "in neither source"
-        spread = f" ({percent(row.low, 1)} to {percent(row.high, 1)})" if pd.notna(row.low) else ""
-        rows.append([str(row.label), str(row.predicted), named, f"{row['count']:,}", f"{percent(row.rate, 1)}{spread}",
+        rate = spread(100 * row.rate, 100 * row.low, 100 * row.high, 1)
+        rows.append([str(row.label), str(row.predicted), named, f"{row['count']:,}", rate,
                      percent(row.share_of_errors, 1), f"{row.lift:.1f}"])  # fmt: skip
     columns = ["label", "taken for", "category", "errors", "% of the label", "% of all errors", "lift"]
     caption = (
@@ -245,7 +241,7 @@ def _slices(evidence: Evidence, images: Images) -> Section:
     compared = [pair for pair in evidence.pairs if best.name in (pair.a.name, pair.b.name)]
     ways = [way for pair in compared for way in ((pair.a, pair.b), (pair.b, pair.a))]
     for worse, than in ways:
-        for s in slices.find_worse(described, wrong[worse.name], wrong[than.name], label):
+        for s in slices.find(described, wrong[worse.name] - wrong[than.name], label):
             if (p := s.p * len(ways)) <= slices.FAMILY_ERROR:
                 less = (points(100 * rate) for rate in (s.rate, s.expected, s.outside))
                 rows.append([f"{worse.title} than {than.title}", *_slice(replace(s, p=p), *less)])

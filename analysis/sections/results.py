@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import figures
 from analysis.blocks import Picture, Section, Table
 from analysis.statistics import Standing, compare, estimate
-from analysis.words import MISSING, interval, percent, points, setting, start, versus
+from analysis.words import MISSING, interval, percent, points, setting, spread, start, versus
 
 SHOWN = 8  # confirmed configurations in the final comparison and with learning curves, the best first
 REACHED = 0.9  # validation accuracy whose first epoch tells how fast a configuration learns
@@ -72,8 +72,8 @@ def _over_seeds(values: pd.Series, accuracy: bool) -> str:
     if not known:
         return "never" if len(values) else MISSING
     found = estimate(known).within(0, 100) if accuracy else estimate(known)
-    spread = f" ({interval(found, signed=found.low < 0)})" if found.low is not None else ""
-    return f"{found.mean:.2f}{spread}" + (f", {found.n} of {len(values)} seeds" if found.n < len(values) else "")
+    said = spread(found.mean, found.low, found.high)
+    return f"{said}, {found.n} of {len(values)} seeds" if found.n < len(values) else said
 
 
 def _hyperparameters(standings: Sequence[Standing]) -> list[Table]:
@@ -105,16 +105,16 @@ def comparisons(standings: Sequence[Standing], reference: str | None) -> Section
         if sum(pair.estimate.low is not None for pair in comparisons) > 1
         else ""
     )
-    arms = f", and every other arm less {reference}" if any(not pair.ours.ours for pair in comparisons) else ""
+    arms = f", and every other arm less {reference}" if any(not pair.first.is_candidate for pair in comparisons) else ""
     caption = (
         f"Test accuracy of a candidate less that of an arm{arms}, with the same seed, in percentage points: mean, "
         "Student's t interval, and for how many seeds the first is ahead. Where seeds of either failed or diverged, "
         f"nothing is judged: those that are left are no fair sample.{many} Table: trials."
     )
     table = Table(columns, rows, caption, words=2)
-    seeds = [figures.Row(s.title, (100 * s.test).tolist(), s.accuracy, s.ours) for s in standings]
+    seeds = [figures.Row(s.title, (100 * s.test).tolist(), s.accuracy, s.is_candidate) for s in standings]
     differences = [
-        figures.Row(versus(pair), pair.points.tolist(), pair.estimate, pair.ours.ours)
+        figures.Row(versus(pair), pair.points.tolist(), pair.estimate, pair.first.is_candidate)
         for pair in comparisons[:COMPARISONS]
     ]
     marks = "Dots are seeds (candidates round, arms square), the bar above them is the interval, its tick the mean."
@@ -154,8 +154,7 @@ def curves(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
             "are the other configurations' validation. The worst tenth of the values may lie outside the axes."
         )
         caption = f"{start(s.title)}. {how if place == 1 else 'Read as the first one; same axes.'} Table: epochs."
-        pictures.append(
-            Picture(f"curves-{place}", figures.seed_curves(confirm, s.name, s.title, ours=s.ours), alt, caption)
-        )
+        svg = figures.seed_curves(confirm, s.name, s.title, is_candidate=s.is_candidate)
+        pictures.append(Picture(f"curves-{place}", svg, alt, caption))
     more = [f"The first {SHOWN} of {len(standings)} configurations are drawn."] if len(standings) > SHOWN else []
     return Section("Learning curves", more if pictures else ["No confirmed configuration to draw."], [], pictures)

@@ -20,7 +20,7 @@ def search(trials: pd.DataFrame, epochs: pd.DataFrame, standings: Sequence[Stand
     if search.empty:
         return Section("The search", ["No epoch has ended."])
     of = trials[trials.stage == "search"]
-    configs = {config for s in standings if s.ours for config in s.trials.config_id}
+    configs = {config for s in standings if s.is_candidate for config in s.trials.config_id}
     winners = of[of.config_id.isin(configs)].trial_id.tolist() if configs else best.trial_id.tolist()
     arms = of[of.arm.notna()].trial_id.tolist()
     who = "confirmed as candidates" if configs else f"{len(best)} so far"

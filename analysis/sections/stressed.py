@@ -6,16 +6,17 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis import figures_stress
+from analysis import figures_stress, measures
 from analysis.blocks import Picture, Section, Table
 from analysis.corruptions import CLEAN, CORRUPTIONS
+from analysis.effects import over_both
 from analysis.evidence import Evidence
-from analysis.statistics import Standing, estimate
-from analysis.stress import errors, means
-from analysis.words import MISSING, interval, percent
+from analysis.measures import Stressed
+from analysis.runs import NotTested
+from analysis.statistics import Reals, Standing
+from analysis.words import MISSING, mean_and_interval, percent, spread
 
 SHOWN = 5  # configurations, the best first
-GROUPS = {"all": "all", "inside": "kinds of the augmentation", "outside": "other kinds"}
 
 
 def stressed(evidence: Evidence) -> Section:
@@ -56,50 +57,51 @@ def _hardest(table: pd.DataFrame, best: Standing) -> str:
 
 
 def _summary(evidence: Evidence, shown: Sequence[Standing]) -> Table:
-    """Mean corruption errors of each configuration, absolute and against the reference arm."""
-    table, reference = evidence.stress, evidence.reference
+    """Mean corruption errors of each configuration, absolute and against the reference arm, as the scorecard's."""
+    runs, table, reference = evidence.runs, evidence.stress, evidence.reference
     against = reference if reference is not None and reference in set(table.arm) else shown[0].name
-    of = means(errors(table[table.arm.isin([*(s.name for s in shown), against])], against))
-    groups = GROUPS if "inside" in set(of.group) else {"all": "all"}
+    made = set(table[table.inside & table.arm.isin([*(s.name for s in shown), against])].corruption)
+    groups = {"all": [name for name, corruption in CORRUPTIONS.items() if corruption.family != "suppression"]}
+    if made:
+        groups["kinds of the augmentation"] = [name for name in groups["all"] if name in made]
+        groups["other kinds"] = [name for name in groups["all"] if name not in made]
     rows = []
     for s in shown:
-        clean = table[(table.arm == s.name) & (table.corruption == CLEAN)].accuracy
-        own = of[of.arm == s.name].set_index("group")
-        cells = [_spread(own.loc[[group], "mce"]) for group in groups]
-        rows.append([s.title, percent(clean.mean(), 1), _spread(own.loc[["all"], "error"]),
-                     _spread(own.loc[["all"], "retention"]), *cells])  # fmt: skip
-    relative = [f"relative to {against}, {name}" for name in groups.values()]
-    columns = ["configuration", "clean %", "mean corruption error %", "retained %", *relative]
+        own = measures.stressed(runs, s.name)
+        error, retained = own.error(s.name, *groups["all"]), own.retained(s.name, *groups["all"])
+        try:
+            both = measures.stressed(runs, s.name, against)
+            relative = [_percent(both, both.mce(s.name, against, *names)) for names in groups.values()]
+        except NotTested:  # they share no seed
+            relative = [MISSING] * len(groups)
+        clean = percent(own.shares[s.name][CLEAN].mean(), 1)
+        rows.append([s.title, clean, _percent(own, error), _percent(own, retained), *relative])
+    columns = ["configuration", "clean %", "mean corruption error %", "retained %"]
     caption = (
-        "Mean over corruptions, suppressions left out, and severities; in brackets Student's t interval over seeds. "
-        "Retained: accuracy under corruption over clean accuracy. Relative: mean over corruptions of each one's error "
-        f"over that of {against} with the same seed, in %, below 100 is better (Hendrycks & Dietterich 2019); the "
-        "conclusions above are judged by the errors of all seeds together, which comes out a little different. Kinds "
-        "of the augmentation: kinds of change that the training augmentation of some configuration makes, whatever "
-        "their size. Table: stress."
+        "Mean over corruptions, suppressions left out, and severities, of all seeds together; in brackets the interval "
+        "over seeds and images, as of the conclusions above. Retained: accuracy under corruption over clean accuracy. "
+        f"Relative: mean over corruptions of each one's error over that of {against} with the same seeds, in %, below "
+        "100 is better (Hendrycks & Dietterich 2019). Kinds of the augmentation: kinds of change that the training "
+        "augmentation of some configuration makes, whatever their size. Table: stress."
     )
-    return Table(columns, rows, caption)
+    return Table([*columns, *(f"relative to {against}, {name}" for name in groups)], rows, caption)
+
+
+def _percent(of: Stressed, values: Reals) -> str:
+    found = over_both(100 * values, of.seeds, "", "%", 0, of.images)
+    return spread(found.value, found.low, found.high, 1)
 
 
 def _by_corruption(table: pd.DataFrame, shown: Sequence[Standing]) -> Table:
     by = table.groupby(["arm", "corruption", "seed"]).accuracy.mean()
     rows = []
     for name, corruption in CORRUPTIONS.items():
-        cells = [_spread(by[s.name, name]) for s in shown]
+        cells = [mean_and_interval(100 * by[s.name, name], 1) for s in shown]
         rows.append([name.replace("_", " "), corruption.family, *cells])
     caption = (
         "Accuracy in %, mean over the five severities; in brackets Student's t interval over seeds. Table: stress."
     )
     return Table(["corruption", "family", *(s.title for s in shown)], rows, caption, words=2)
-
-
-def _spread(shares: pd.Series) -> str:
-    """Mean and interval over seeds of shares in [0, 1], in %."""
-    known = shares.dropna()
-    if known.empty:
-        return MISSING
-    found = estimate((100 * known.astype(float)).tolist())
-    return f"{found.mean:.1f}" + (f" ({interval(found)})" if found.low is not None else "")
 
 
 def _gallery(evidence: Evidence) -> list[Picture]:

@@ -13,12 +13,10 @@ import optuna
 import pandas as pd
 import pytest
 
-from analysis import figures_search, tables
+from analysis import figures_search
 from analysis.importance import ALL, Compared, at_equal_fidelity, best_so_far, edges, importance, rank_correlation
 from study import space_file
-from study.config import TrialConfig, hyperparameters
-from study.files import write_json
-from study.records import EpochRecord, TrialRecord, append_epoch, trial_folder, write_trial
+from study.config import TrialConfig
 from study.space import Space
 
 SPACES = sorted(space_file.FOLDER.glob("*.yaml"))
@@ -72,22 +70,29 @@ def draw(of: Space, number: int) -> tuple[list[TrialConfig], list[Parameters]]:
     return configs, [trial.params for trial in asked]
 
 
-def searched(
-    configs: list[TrialConfig], curves: list[list[float]], **more: list[Any]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def searched(curves: list[list[float]], **more: list[Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables trials and epochs of a search, as far as they are needed; `more` are columns of trials."""
     rows, lines = [], []
-    for number, (config, curve) in enumerate(zip(configs, curves, strict=True), 1):
+    for number, curve in enumerate(curves, 1):
         key = {"stage": "search", "trial_id": f"s{number:04}", "arm": None}
         status = "completed" if len(curve) == 12 else "stopped"
         lines += [key | {"epoch": epoch, "val_accuracy": value} for epoch, value in enumerate(curve, 1)]
         rows.append(key | {
-            "status": status, "model": config.model.name, "epochs": len(curve), "max_epochs": 12,
-            "val_accuracy": max(curve, default=None), "seconds": 9.5 * len(curve), **hyperparameters(config),
+            "status": status, "epochs": len(curve), "max_epochs": 12, "val_accuracy": max(curve, default=None),
+            "seconds": 9.5 * len(curve),
         })  # fmt: skip
     columns = ["stage", "trial_id", "arm", "status", "epochs", "max_epochs", "val_accuracy", "seconds"]
-    trials = pd.DataFrame(rows, columns=None if rows else columns).assign(**more)
+    trials = pd.DataFrame(rows, columns=columns).assign(**more)
     return trials, pd.DataFrame(lines, columns=["stage", "trial_id", "arm", "epoch", "val_accuracy"])
+
+
+def by_trial(configs: list[TrialConfig]) -> dict[str, TrialConfig]:
+    return {f"s{number:04}": config for number, config in enumerate(configs, 1)}
+
+
+def compared_of(of: Space, configs: list[TrialConfig], curves: list[list[float]], **more: list[Any]) -> Compared:
+    trials, epochs = searched(curves, **more)
+    return at_equal_fidelity(trials, epochs, by_trial(configs), of)
 
 
 def made(of: Space, rule: Rule, number: int, noise: float = 0.01) -> Compared:
@@ -95,7 +100,7 @@ def made(of: Space, rule: Rule, number: int, noise: float = 0.01) -> Compared:
     configs, drawn = draw(of, number)
     aside = np.random.default_rng(0).normal(0, noise, number)
     curves = [[rule(parameters) + a] * 12 for parameters, a in zip(drawn, aside, strict=True)]
-    return at_equal_fidelity(*searched(configs, curves), of)
+    return compared_of(of, configs, curves)
 
 
 def by_lr(parameters: Parameters) -> float:
@@ -164,8 +169,8 @@ def test_too_few_trials_give_no_rows(load: Callable[[str], Space], number: int) 
 def test_equal_accuracies_give_no_rows(load: Callable[[str], Space]) -> None:
     of = load(ONE_OPTIMIZER)
     configs, _ = draw(of, 12)
-    trials, epochs = searched(configs, [[0.5] * 12] * 12)
-    compared = at_equal_fidelity(trials, epochs, of)
+    trials, epochs = searched([[0.5] * 12] * 12)
+    compared = at_equal_fidelity(trials, epochs, by_trial(configs), of)
     assert importance(compared).empty
     assert edges(compared).empty
     assert rank_correlation(trials, epochs).empty
@@ -177,7 +182,7 @@ def test_one_accuracy_unlike_the_others_is_no_error(load: Callable[[str], Space]
     """Many draws leave the only other value out, and have nothing to explain."""
     of = load(ONE_OPTIMIZER)
     configs, _ = draw(of, 10)
-    found = importance(at_equal_fidelity(*searched(configs, [[0.6], *[[0.5]] * 9]), of))
+    found = importance(compared_of(of, configs, [[0.6], *[[0.5]] * 9]))
     assert found[["value", "low", "high"]].notna().all(axis=None)
 
 
@@ -195,7 +200,7 @@ def test_the_common_epoch(load: Callable[[str], Space], lengths: list[int], epoc
     of = load(ONE_OPTIMIZER)
     configs, _ = draw(of, len(lengths))
     curves = [[0.5 + 0.01 * number + 0.02 * e * (-1) ** e for e in range(n)] for number, n in enumerate(lengths)]
-    compared = at_equal_fidelity(*searched(configs, curves), of)
+    compared = compared_of(of, configs, curves)
     assert compared.epoch == epoch
     best = {f"s{k + 1:04}": max(c[:epoch]) for k, c in enumerate(curves) if len(c) >= epoch}
     assert compared.trials.val_accuracy.to_dict() == best
@@ -211,10 +216,11 @@ def test_trials_that_ran_on_do_not_mislead(load: Callable[[str], Space]) -> None
         length = 12 if parameters["fashion_cnn.dropout"] < 0.06 else 2
         final = by_lr(parameters)
         curves.append([final - 0.8 * 0.7**epoch for epoch in range(length)])
-    trials, epochs = searched(configs, curves)
+    trials, epochs = searched(curves)
     last = trials.assign(epochs=1)
-    misled = importance(at_equal_fidelity(last, epochs.groupby("trial_id").tail(1).assign(epoch=1), of))
-    found = importance(at_equal_fidelity(trials, epochs, of))
+    at_last = epochs.groupby("trial_id").tail(1).assign(epoch=1)
+    misled = importance(at_equal_fidelity(last, at_last, by_trial(configs), of))
+    found = importance(at_equal_fidelity(trials, epochs, by_trial(configs), of))
     first = {"adam.lr": found, "fashion_cnn.dropout": misled}
     for name, rows in first.items():
         assert set(rows.loc[rows.groupby("method").value.idxmax(), "hyperparameter"]) == {name}
@@ -227,7 +233,7 @@ def test_which_trials_are_compared(load: Callable[[str], Space]) -> None:
     curves = [[0.7], [0.9], [], *[[0.5 + 0.01 * k] for k in range(9)]]
     arms = ["longer", "outside", *[None] * 10]
     status = ["stopped"] * 2 + ["failed", "diverged", "running"] + ["stopped"] * 7
-    compared = at_equal_fidelity(*searched(configs, curves, arm=arms, status=status), of)
+    compared = compared_of(of, configs, curves, arm=arms, status=status)
     accuracy = compared.trials.val_accuracy
     assert list(accuracy.index) == ["s0001", "s0004", *(f"s{k:04}" for k in range(6, 13))]
     assert accuracy["s0004"] == accuracy["s0006"] == 0.52  # the diverged one as the worst of the others
@@ -238,24 +244,17 @@ def test_a_diverged_trial_counts_where_it_did_not_arrive(load: Callable[[str], S
     of = load(ONE_OPTIMIZER)
     configs, _ = draw(of, 12)
     curves = [[0.1], *[[0.5 + 0.01 * k] * 12 for k in range(11)]]
-    compared = at_equal_fidelity(*searched(configs, curves, status=["diverged", *["completed"] * 11]), of)
+    compared = compared_of(of, configs, curves, status=["diverged", *["completed"] * 11])
     assert compared.epoch == 12
     assert compared.trials.val_accuracy["s0001"] == 0.5
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
-def test_configurations_are_read_back_from_the_tables(path: Path, tmp_path: Path) -> None:
-    """Of every shipped space: what Optuna drew is what the tables give, and its positions lie in the range."""
+def test_parameters_are_those_that_were_drawn(path: Path) -> None:
+    """Of every shipped space: they are what Optuna drew, and their positions lie in the range."""
     of = space_file.load(path)
     configs, drawn = draw(of, 12)
-    for number, config in enumerate(configs, 1):
-        record = TrialRecord(f"s{number:04}", "search", config, 0, max_epochs=of.epochs, status="stopped")
-        write_trial(tmp_path, record)
-        epoch = EpochRecord(1, 0.1, 1.0, 0.5, 1.0, 0.4 + 0.01 * number, 9.5, 18.0, 5000.0)
-        append_epoch(trial_folder(tmp_path, record), epoch)
-    write_json(tmp_path / "study.json", {})
-    tables.build(tmp_path)
-    compared = at_equal_fidelity(tables.read(tmp_path, "trials"), tables.read(tmp_path, "epochs"), of)
+    compared = compared_of(of, configs, [[0.4 + 0.01 * k] for k in range(12)])
     assert [row.dropna().to_dict() for _, row in compared.parameters.iterrows()] == drawn
     for name in compared.parameters:
         position = compared.position(name)
@@ -269,7 +268,7 @@ def test_positions_are_on_the_scale_that_was_searched(load: Callable[[str], Spac
     for k, (lr, dropout, batch_size) in enumerate([(1e-4, 0.0, 32), (1e-2, 0.125, 64), (1.0, 0.5, 128)]):
         parameters = {"adam.lr": lr, "fashion_cnn.dropout": dropout, "label_smoothing": 0.1, "batch_size": batch_size}
         configs[k] = of.suggest(optuna.trial.FixedTrial(parameters))
-    compared = at_equal_fidelity(*searched(configs, [[0.5]] * 3), of)
+    compared = compared_of(of, configs, [[0.5]] * 3)
     assert list(compared.position("adam.lr")) == pytest.approx([0, 0.5, 1])
     assert list(compared.position("fashion_cnn.dropout")) == pytest.approx([0, 0.25, 1])
     assert list(compared.position("batch_size")) == pytest.approx([0, 0.5, 1])
@@ -279,7 +278,7 @@ def crowded(of: Space, towards: Callable[[float], Parameters], rule: Rule, numbe
     """Trials that crowd at position 0, as those of a search that has found the best there; `towards` maps positions."""
     drawn = [towards(position) for position in np.random.default_rng(0).random(number) ** 8]
     configs = [of.suggest(optuna.trial.FixedTrial(parameters)) for parameters in drawn]
-    return at_equal_fidelity(*searched(configs, [[rule(parameters)] * 12 for parameters in drawn]), of)
+    return compared_of(of, configs, [[rule(parameters)] * 12 for parameters in drawn])
 
 
 def test_edges(load: Callable[[str], Space]) -> None:
@@ -292,7 +291,6 @@ def test_edges(load: Callable[[str], Space]) -> None:
     assert found.widen["adam.lr"] == "above"
     assert found.top_position["adam.lr"] > 0.95
     assert found.best["adam.lr"] == compared.parameters.loc[compared.trials.val_accuracy.idxmax(), "adam.lr"]
-    assert found.log.to_dict() == {"fashion_cnn.dropout": False, "adam.lr": True, "label_smoothing": False}
     assert (found.low["adam.lr"], found.high["adam.lr"]) == (1e-4, 1.0)
     assert found.widen[["fashion_cnn.dropout", "label_smoothing"]].isna().all()
 
@@ -327,7 +325,7 @@ def test_edges_are_of_trials_that_ran_to_their_end(load: Callable[[str], Space])
     of = load(ONE_OPTIMIZER)
     configs, _ = draw(of, 16)
     curves = [[0.5, *[0.6 + 0.01 * k] * 11] for k in range(8)] + [[0.9, 0.9, 0.9]] * 8
-    compared = at_equal_fidelity(*searched(configs, curves), of)
+    compared = compared_of(of, configs, curves)
     assert compared.epoch == 3
     assert (compared.searched, compared.length) == (16, 12)
     found = edges(compared).set_index("hyperparameter").loc["adam.lr"]
@@ -363,11 +361,10 @@ def test_best_so_far() -> None:
     figures_search.best_so_far(found)
 
 
-def test_rank_correlation(load: Callable[[str], Space]) -> None:
-    configs, _ = draw(load(ONE_OPTIMIZER), 10)
+def test_rank_correlation() -> None:
     curves = [[0.1 * k + 0.01 * epoch for epoch in range(12)] for k in range(8)] + [[0.9] * 3] * 2
     curves[0][0], curves[1][0] = curves[1][0], curves[0][0]
-    found = rank_correlation(*searched(configs, curves)).set_index("epoch")
+    found = rank_correlation(*searched(curves)).set_index("epoch")
     assert list(found.index) == [1], "all others are in the order of the end, of which there is no interval"
     assert found.trials[1] == 8  # the two that were stopped have no end
     assert found.correlation[1] == pytest.approx(1 - 6 * 2 / (8 * 63))  # 1 - 6 Σd² / (n (n² - 1))
@@ -375,9 +372,8 @@ def test_rank_correlation(load: Callable[[str], Space]) -> None:
     assert (found.low[1], found.high[1]) == pytest.approx((0.8159, 0.9971), abs=1e-4)
 
 
-def test_no_rank_correlation_of_seven(load: Callable[[str], Space]) -> None:
-    configs, _ = draw(load(ONE_OPTIMIZER), 7)
-    found = rank_correlation(*searched(configs, [[0.1 * (k + e) % 0.7 for e in range(12)] for k in range(7)]))
+def test_no_rank_correlation_of_seven() -> None:
+    found = rank_correlation(*searched([[0.1 * (k + e) % 0.7 for e in range(12)] for k in range(7)]))
     assert found.empty
     assert list(found) == ["epoch", "correlation", "low", "high", "trials"]
 
@@ -387,9 +383,9 @@ def test_figures_are_the_same_bytes_again(load: Callable[[str], Space]) -> None:
     of = load(TWO_OPTIMIZERS)
     configs, _ = draw(of, 12)
     random = np.random.default_rng(0)
-    trials, epochs = searched(configs, [list(random.random(12)) for _ in configs])
+    trials, epochs = searched([list(random.random(12)) for _ in configs])
     trials.loc[0, "arm"] = "longer"
-    compared = at_equal_fidelity(trials, epochs, of)
+    compared = at_equal_fidelity(trials, epochs, by_trial(configs), of)
     rows = importance(compared)
     drawings: list[Callable[[], bytes]] = [
         lambda: figures_search.slices(compared),
@@ -408,13 +404,3 @@ def test_many_marks_are_one_picture(load: Callable[[str], Space]) -> None:
     for number in (150, 160):
         costs = pd.DataFrame({"arm": None, "epochs": range(number), "val_accuracy": 0.5, "best": 0.5})
         assert (b"<image" in figures_search.best_so_far(costs)) == (number > 150)
-
-
-def test_a_configuration_is_what_its_row_says() -> None:
-    """No field of the vocabulary that the tables show is lost on the way back, in whatever part it is."""
-    for path in SPACES:
-        of = space_file.load(path)
-        for arm in of.arms.values():
-            trials, epochs = searched([dataclasses.replace(arm, epochs=of.epochs)], [[0.5]])
-            inside = of.parameters_of(dataclasses.replace(arm, epochs=of.epochs)) is not None
-            assert len(at_equal_fidelity(trials, epochs, of).trials) == inside

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
 from analysis import report
 from analysis.sections import scorecard
-from analysis.words import linked, plain
+from analysis.words import label, linked, plain
+from study import space_file
 from study.files import read_json, write_json
 
 
@@ -159,6 +161,18 @@ def test_an_arm_may_be_named_anything(tmp_path: Path) -> None:
     assert "arm $x_{ | &lt;i&gt;" in html
     row = next(line for line in text.splitlines() if line.startswith("| arm $x"))
     assert row.count(" | ") == 6, "a border in a name is no border of the table"
+
+
+@pytest.mark.parametrize("space", ["skip_connections.yaml", "resnet.yaml", "fashion_cnn.yaml"])
+def test_networks_that_differ_are_named_differently(space: str) -> None:
+    """As the terminal names them, but that it does not say whether there are shortcuts."""
+    arms = space_file.load(space_file.FOLDER / space).arms
+    rows = made_runs(space, seeds=1, images=50).trials.set_index("arm")
+    labels = {name: label(row) for name, row in rows.iterrows()}
+    assert {name: said.replace(" plain", "") for name, said in labels.items()} == {n: c.label for n, c in arms.items()}
+    if space == "skip_connections.yaml":
+        assert labels["deep_plain"] == "resnet 4-4-4-4 plain sgd lr=0.1"
+        assert len(set(labels.values())) == 4
 
 
 def test_failed_and_diverged_trials_are_listed_with_their_reason(made: Path) -> None:

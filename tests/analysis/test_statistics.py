@@ -21,9 +21,9 @@ from analysis.statistics import (
 )
 
 
-def standing(name: str, by_seed: dict[int, float], ours: bool = False, lost: str = "") -> Standing:
+def standing(name: str, by_seed: dict[int, float], is_candidate: bool = False, lost: str = "") -> Standing:
     trials = pd.DataFrame({"seed": list(by_seed), "test_accuracy": list(by_seed.values()), "val_accuracy": 0.9})
-    return Standing(name, ours, trials, lost)
+    return Standing(name, is_candidate, trials, lost)
 
 
 def test_interval_of_a_textbook_example() -> None:
@@ -70,7 +70,7 @@ def test_verdict(gain: float, verdict: str) -> None:
     ours = {seed: value + gain + noise[seed] for seed, value in arm.items()}
     pair = Comparison(standing("candidate-1", ours, True), standing("arm", arm))
     assert pair.verdict == verdict
-    assert Comparison(pair.theirs, pair.ours).estimate.mean == pytest.approx(-pair.estimate.mean)
+    assert Comparison(pair.second, pair.first).estimate.mean == pytest.approx(-pair.estimate.mean)
 
 
 def test_only_seeds_that_both_have_are_compared() -> None:
@@ -94,7 +94,7 @@ def test_ranked_by_validation_not_by_test() -> None:
     )
     found = confirmed(trials.assign(test_accuracy=[0.95, 0.85, 0.8]))
     assert [s.name for s in found] == ["high", "candidate-1", "low"]
-    assert [s.ours for s in found] == [False, True, False]
+    assert [s.is_candidate for s in found] == [False, True, False]
 
 
 def test_a_lucky_seed_does_not_lead() -> None:
@@ -124,8 +124,8 @@ def test_arms_are_compared_with_the_reference_and_the_best_two_with_each_other()
     arms = [standing(name, {0: 0.9, 1: 0.91}) for name in ("a", "b", "c")]
     ours = standing("candidate-1", {0: 0.92, 1: 0.9}, True)
     assert compare(arms) == []
-    assert [(p.ours.name, p.theirs.name) for p in compare(arms, "b")] == [("a", "b"), ("c", "b")]
-    pairs = [(p.ours.name, p.theirs.name) for p in compare([arms[0], ours, arms[1]], "a")]
+    assert [(p.first.name, p.second.name) for p in compare(arms, "b")] == [("a", "b"), ("c", "b")]
+    pairs = [(p.first.name, p.second.name) for p in compare([arms[0], ours, arms[1]], "a")]
     assert pairs == [("candidate-1", "a"), ("candidate-1", "b"), ("b", "a")]
     assert [s.name for s in best_two(arms)] == ["a", "b"]
     assert [s.name for s in best_two([arms[0], arms[1], ours])] == ["candidate-1", "a"]

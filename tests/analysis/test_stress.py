@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import xml.etree.ElementTree
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_runs import Arm, made
 from torch import Tensor, nn
 
-from analysis import figures_stress, stress
+from analysis import figures_stress, measures, stress
 from analysis.corruptions import CLEAN, CORRUPTIONS, SEVERITIES, corrupt, corrupted
 from analysis.descriptors import foreground
+from analysis.sections.stressed import _summary
+from analysis.statistics import confirmed
 from analysis.stress import COLUMNS, INSIDE, inside
+from analysis.verdicts import judge
+from analysis.words import spread
 from study.config import Adam, Augmentation, FashionCNN, TrialConfig
 from study.data import Bytes, FashionMNIST, Splits, split
 from study.trainer import Trainer
@@ -307,14 +313,14 @@ def test_a_trained_network_falls_by_3_points_at_least(name: str, stressed: pd.Da
 # Measures
 
 
-def by_hand(arm: str, seed: int, clean: float, *, inside: bool = False, **accuracies: float) -> pd.DataFrame:
-    """A trial's rows; each corruption loses 0, 1, 2, 3 and 4 points around its mean accuracy."""
-    rows = [(arm, seed, CLEAN, CLEAN, 0, clean, False)]
+def by_hand(arm: str, seed: int, clean: float, **accuracies: float) -> pd.DataFrame:
+    """A trial's rows, of 100 images; each corruption loses 0, 1, 2, 3 and 4 points around its mean accuracy."""
+    rows = [(CLEAN, 0, clean)]
     for name, mean in accuracies.items():
-        for severity in SEVERITIES:
-            accuracy = mean - 0.01 * (severity - 3)
-            rows.append((arm, seed, name, CORRUPTIONS[name].family, severity, accuracy, inside and name in INSIDE))
-    return pd.DataFrame(rows, columns=["arm", "seed", "corruption", "family", "severity", "accuracy", "inside"])
+        rows += [(name, severity, mean - 0.01 * (severity - 3)) for severity in SEVERITIES]
+    found = pd.DataFrame(rows, columns=["corruption", "severity", "accuracy"])
+    bits = [np.packbits(np.arange(100) < round(100 * accuracy)).tobytes() for accuracy in found.accuracy]
+    return found.assign(stage="confirm", arm=arm, seed=seed, n=100, right=bits)
 
 
 @pytest.fixture
@@ -323,55 +329,45 @@ def table() -> pd.DataFrame:
         [
             by_hand("plain", 1, 0.9, shot_noise=0.6, rotate=0.5, low_pass=0.4),
             by_hand("plain", 2, 0.8, shot_noise=0.4, rotate=0.6, low_pass=0.4),
-            by_hand("augmented", 1, 0.9, inside=True, shot_noise=0.5, rotate=0.8, low_pass=0.3),
-            by_hand("augmented", 2, 0.8, inside=True, shot_noise=0.4, rotate=0.7, low_pass=0.4),
-            by_hand("augmented", 3, 0.8, inside=True, shot_noise=0.4, rotate=0.7, low_pass=0.4),
+            by_hand("augmented", 1, 0.9, shot_noise=0.5, rotate=0.8, low_pass=0.3),
+            by_hand("augmented", 2, 0.8, shot_noise=0.4, rotate=0.7, low_pass=0.4),
+            by_hand("augmented", 3, 0.8, shot_noise=0.4, rotate=0.7, low_pass=0.4),
         ],
         ignore_index=True,
     )
 
 
-def test_errors_of_a_table_by_hand(table: pd.DataFrame) -> None:
-    found = stress.errors(table, "plain").set_index(["arm", "seed", "corruption"])
-    measures = ["error", "retention", "ce"]
-    expected = {
-        ("plain", 1, "rotate"): (0.5, 5 / 9, 1),
-        ("augmented", 1, "shot_noise"): (0.5, 5 / 9, 0.5 / 0.4),
-        ("augmented", 1, "rotate"): (0.2, 8 / 9, 0.2 / 0.5),
-        ("augmented", 2, "rotate"): (0.3, 7 / 8, 0.3 / 0.4),
-        ("augmented", 3, "rotate"): (0.3, 7 / 8, np.nan),  # the reference has no seed 3
+def test_measures_of_a_table_by_hand(table: pd.DataFrame) -> None:
+    """Of all seeds together, then of each; the third seed counts where no other arm lacks it."""
+    perfect = by_hand("perfect", 1, 1.0, shot_noise=0.98, rotate=0.5)
+    perfect.loc[perfect.corruption == "shot_noise", "right"] = np.packbits(np.ones(100, bool)).tobytes()
+    runs = replace(made(seeds=1, images=50), stress=pd.concat([table, perfect]))
+    of, both = measures.stressed(runs, "augmented", "plain"), ("shot_noise", "rotate")
+    found = {
+        "error": of.error("augmented", *both),
+        "retained": of.retained("augmented", *both),
+        "mce": of.mce("augmented", "plain", *both),
     }
-    for key, values in expected.items():
-        assert found.loc[key, measures].tolist() == pytest.approx(values, nan_ok=True), key
-    assert len(found) == 15
-    assert set(found.index[found.inside].get_level_values("corruption")) == {"rotate"}
-    assert found.inside["plain", 1, "rotate"], "for every configuration, so that they are compared on the same"
-    with pytest.raises(ValueError, match="reference: got 'baseline', must be one of augmented, plain"):
-        stress.errors(table, "baseline")
+    assert {name: values[:3] for name, values in found.items()} == {
+        "error": pytest.approx([0.4, 0.35, 0.45]),
+        "retained": pytest.approx([1.2 / 1.7, 0.65 / 0.9, 0.55 / 0.8]),
+        "mce": pytest.approx([(0.55 / 0.5 + 0.25 / 0.45) / 2, (0.5 / 0.4 + 0.2 / 0.5) / 2, (1 + 0.3 / 0.4) / 2]),
+    }
+    assert (of.mce("plain", "plain", *both) == 1).all()
+    assert measures.stressed(runs, "augmented").error("augmented", *both)[0] == pytest.approx((0.35 + 2 * 0.45) / 3)
+    against = measures.stressed(runs, "plain", "perfect")
+    assert np.isnan(against.mce("plain", "perfect", *both)[0]), "no error to be relative to"
+    assert against.mce("plain", "perfect", "rotate")[0] == 1
 
 
-def test_means_of_a_table_by_hand(table: pd.DataFrame) -> None:
-    found = stress.means(stress.errors(table, "plain")).set_index(["arm", "seed", "group"]).sort_index()
-    mine = found.loc["augmented", 1]
-    assert mine.n.to_dict() == {"all": 2, "inside": 1, "outside": 1, "noise": 1, "geometric": 1, "suppression": 1}
-    assert mine.mce["all"] == pytest.approx((0.5 / 0.4 + 0.2 / 0.5) / 2)
-    assert mine.error["all"] == pytest.approx(0.35)
-    assert mine.retention["all"] == pytest.approx((5 / 9 + 8 / 9) / 2)
-    assert mine.mce["inside"] == mine.mce["geometric"] == pytest.approx(0.4)
-    assert mine.mce["outside"] == mine.mce["noise"] == pytest.approx(1.25)
-    assert mine.retention["suppression"] == pytest.approx(1 / 3)
-    assert (found.loc["plain"].mce == 1).all()
-    assert found.loc["augmented", 3].mce.isna().all()
-
-
-def test_a_reference_without_errors_leaves_the_relative_error_undefined(table: pd.DataFrame) -> None:
-    perfect = by_hand("perfect", 1, 1.0, shot_noise=1.0, rotate=0.5, low_pass=0.5)
-    perfect.loc[perfect.corruption == "shot_noise", "accuracy"] = 1.0
-    costs = stress.errors(pd.concat([perfect, table]), "perfect")
-    found = costs.set_index(["arm", "seed", "corruption"]).sort_index().loc["plain", 1]
-    assert found.ce.isna().to_dict() == {"shot_noise": True, "rotate": False, "low_pass": False}
-    means = stress.means(costs).set_index(["arm", "seed", "group"]).sort_index().loc["plain", 1]
-    assert means.mce.isna()[["all", "noise", "geometric"]].tolist() == [True, True, False]
+def test_page_and_scorecard_say_one_number() -> None:
+    runs = made(planted={"augmented": Arm(robust=0.2)}, images=400)
+    evidence = SimpleNamespace(runs=runs, stress=runs.stress, reference="baseline")
+    trials = runs.trials.assign(val_accuracy=runs.trials.val_accuracy.astype(float))
+    (shown,) = (s for s in confirmed(trials) if s.name == "augmented")
+    ((*_, cell),) = _summary(evidence, [shown]).rows  # type: ignore[arg-type]
+    claim = judge(runs).set_index("claim").loc["augmentation-helps-robustness"]
+    assert cell == spread(100 - claim.effect, 100 - claim.high, 100 - claim.low, 1)
 
 
 def test_figures_show_every_corruption_and_are_the_same_bytes_again(table: pd.DataFrame, images: Bytes) -> None:
