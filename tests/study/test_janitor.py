@@ -15,8 +15,10 @@ import pytest
 # Starts a process that ignores polite signals, in a session of its own, and one that is known by its log alone; then it
 # waits to be ended.
 DRIVER = """
-import fcntl, subprocess, sys, time
+import fcntl, signal, subprocess, sys, time
 from study.janitor import cleaned_up
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may ignore both
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 lock = open(sys.argv[1], "w")
 fcntl.flock(lock, fcntl.LOCK_EX)
 with cleaned_up(lock.fileno()) as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,7 +57,7 @@ def test_shipped_space(path: Path) -> None:
     loaded = space_file.load(path)
     assert loaded.name == path.stem
     assert loaded.text.encode() == path.read_bytes()
-    assert f"\n#   python -m study.run --space {path.name}\n" in loaded.text
+    assert re.search(rf"\n#   python -m study.run --space {path.name}( --fidelity full)?\n", loaded.text)
     assert loaded.arms
     small = loaded.at("preview")
     assert (loaded.fidelity, small.fidelity) == ("full", "preview")
