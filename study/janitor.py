@@ -1,7 +1,8 @@
 """What a run leaves is cleaned up even if its driver is killed: by this process, which outlives it.
 
 `python janitor.py FOLDER` waits until its standard input closes, as it does at the driver's end, whatever the end. Then
-it kills the processes that were started with FOLDER in their environment or write a log there, and removes FOLDER.
+it kills the processes that were started with FOLDER in their environment or write a log there, removes FOLDER, and
+prints what it has read, unless the last byte says that the driver left in order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 
 import psutil
@@ -22,9 +24,16 @@ SCRATCH = "STUDY_SCRATCH"  # the environment variable by which a run's processes
 PATIENCE_S = 60
 # A socket's path has 107 bytes at most, of which Ray's own part takes up to 68 and the folder's name 19.
 LONGEST_TMPDIR = 107 - 68 - 19
+IN_ORDER = b"\0"
 
 
-_open: list[str] = []  # the folder of this process's run, while it lasts
+@dataclass(frozen=True)
+class _Run:
+    folder: str
+    janitor: subprocess.Popen[bytes]
+
+
+_open: list[_Run] = []  # this process's, while it lasts
 
 
 @contextmanager
@@ -35,7 +44,7 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
     `lock`: a file descriptor that stays open until that is done. Within another such context that one's folder is used.
     """
     if _open:
-        yield _open[0]
+        yield _open[0].folder
         return
     folder = new_folder()
     # Before this run's mark is set: it ends with this process, which complains if it is killed first.
@@ -47,7 +56,7 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
     before = dict(os.environ)
     os.environ |= {SCRATCH: folder, "TMPDIR": folder}
     tempfile.tempdir = None  # to be asked for again
-    _open.append(folder)
+    _open.append(_Run(folder, janitor))
     try:
         yield folder
     finally:
@@ -56,7 +65,15 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
             os.environ.pop(name)
             os.environ |= {name: before[name]} if name in before else {}
         tempfile.tempdir = None
-        janitor.communicate()  # closes its input, and waits
+        janitor.communicate(IN_ORDER)  # closes its input, and waits
+
+
+def say_if_killed(text: str) -> None:
+    """Within `cleaned_up`: what is printed to standard error once all is cleaned up, if this process was killed."""
+    for run in _open:
+        assert run.janitor.stdin is not None
+        run.janitor.stdin.write(text.encode())
+        run.janitor.stdin.flush()
 
 
 def new_folder() -> str:
@@ -89,6 +106,9 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     driver = os.getppid()
-    sys.stdin.read()
+    text = sys.stdin.buffer.read()
     signal.alarm(PATIENCE_S)  # ends this process if one of those cannot be killed
     clean_up(sys.argv[1], driver)
+    if text and not text.endswith(IN_ORDER):
+        with suppress(OSError):  # the terminal is gone, too
+            print(text.decode(), file=sys.stderr)

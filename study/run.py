@@ -23,7 +23,7 @@ from rich.text import Text
 
 from study import data, files, provenance, records
 from study.files import RecordError
-from study.janitor import cleaned_up
+from study.janitor import cleaned_up, say_if_killed
 from study.opening import Study, UsageError, check_disk, locked, open_study
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             elif (study.folder / "study.json").exists():
                 raise UsageError(f"{study.folder.name}: begun by another run meanwhile; choose a --name")
             files.drop_temporaries(study.folder)
-            return _run(study, loaded, console, ["python", "-m", "study.run", *typed], arguments)
+            return _run(study, loaded, console, typed, arguments)
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -196,7 +196,7 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
 
 
 def _run(
-    study: Study, loaded: data.FashionMNIST, console: Console, command: list[str], options: argparse.Namespace
+    study: Study, loaded: data.FashionMNIST, console: Console, typed: list[str], options: argparse.Namespace
 ) -> int:
     import ray
 
@@ -225,7 +225,9 @@ def _run(
             cluster.check_shared(folder / ".lock")
         if study.earlier is None:
             files.write_whole(folder / "space.yaml", chosen.text.encode())
+        command = ["python", "-m", "study.run", *typed]
         book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
+        say_if_killed(f"The study was killed. {_way_on(options, study, typed)}")
         for line in ray_cluster.how_to_watch(folder):
             console.print(Text(line), soft_wrap=True)
         shared = ray.put(splits)

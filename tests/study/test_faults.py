@@ -170,6 +170,7 @@ def test_a_disturbed_study_ends_as_one_left_alone(
     if isinstance(fault, KillAWorker):
         fault.study = study
     said = disturbed(study, undisturbed, RandomMoments(fault, times, longest), statuses)
+    assert "To go on: " in study.log.read_text() or not statuses
     print(f"\n{name} {times} times: {said}")
 
 

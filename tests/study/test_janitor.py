@@ -16,7 +16,7 @@ import pytest
 # waits to be ended.
 DRIVER = """
 import fcntl, signal, subprocess, sys, time
-from study.janitor import cleaned_up
+from study.janitor import cleaned_up, say_if_killed
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may ignore both
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 lock = open(sys.argv[1], "w")
@@ -29,6 +29,7 @@ with cleaned_up(lock.fileno()) as folder:
         [sys.executable, "-c", "import time; time.sleep(600)"],
         stdout=open(folder + "/log", "w"), start_new_session=True, env={},
     )
+    say_if_killed("Go on!")
     print(folder, child.pid, unmarked.pid, flush=True)
     time.sleep(600 if sys.argv[2] == "waits" else 0)
 """
@@ -40,8 +41,9 @@ def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> N
     lock.touch()
     command = [sys.executable, "-c", DRIVER, str(lock), "ends" if end is None else "waits"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL, text=True, process_group=0) as driver:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, process_group=0) as driver:
         assert driver.stdout is not None
+        assert driver.stderr is not None
         folder, *pids = driver.stdout.readline().split()
         assert Path(folder).is_dir()
         children = [psutil.Process(int(pid)) for pid in pids]
@@ -53,6 +55,7 @@ def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> N
             assert not Path(folder).exists()
             for child in children:
                 assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+        assert driver.stderr.read().endswith("Go on!\n") == (end in (signal.SIGKILL, signal.SIGHUP))
 
 
 def test_other_processes_are_left_alone(tmp_path: Path) -> None:
