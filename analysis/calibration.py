@@ -67,7 +67,11 @@ def temperature(logits: Reals, label: Labels) -> float:
 
 
 def measure(probabilities: Reals, label: Labels) -> dict[str, float]:
-    """All MEASURES of one network: probabilities (N, 10) of test images, label (N,)."""
+    """All MEASURES of one network: probabilities (N, 10) of test images, label (N,).
+
+    Brier score: mean over images of Σ_k (p_k - [label = k])² (Brier 1950). Negative log-likelihood: mean of
+    -log p_label (Gneiting & Raftery 2007, doi:10.1198/016214506000001437, for both).
+    """
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == label
     confident = confidence > CONFIDENT
     among = {"confident_if_wrong": confident[~right], "wrong_if_confident": ~right[confident],

@@ -81,7 +81,7 @@ def over_seeds(
     """The mean of one value a seed, with Student's t interval and test: see `statistics.estimate`.
 
     The test is Student's, not the sign-flip test, whose least p is 2 / 2ⁿ: of 6 seeds 0.03, which no correction for
-    several claims survives. What that says is given beside it. `resolution` is the standard deviation that rounding
+    several claims survives. What that says is printed beside it. `resolution` is the standard deviation that rounding
     alone gives the values: theirs is taken to be that at least, so that equal values have an interval too.
     """
     n, mean = len(own), float(np.mean(own))
@@ -94,24 +94,24 @@ def over_seeds(
 
 
 def over_both(values: Reals, seeds: int, what: str, unit: str, smallest: float, images: int) -> Effect:
-    """A value with an interval over seeds and images: the wider, at either end, of Student's t over the seeds' own
-    values and of the percentiles over bootstrap draws of seeds and images (`statistics.Crossed`).
+    """A value with an interval over seeds and images: the wider, at either end, of Student's t with the spread of the
+    seeds' own values and of the percentiles over bootstrap draws of seeds and images (`statistics.Crossed`).
 
     `values` (1 + seeds + draws,): what was found, what each seed says by itself, the draws. With few seeds the draws
     vary too little, and t knows nothing of other images. The draws' p is twice the share of them on the other side of
-    0, counting one more (Davison & Hinkley 1997, section 4.4), and where none is, that of a normal distribution of
-    their mean and variance; the larger of the two p is taken. One seed has neither.
+    0, counting one more (Davison & Hinkley 1997, Bootstrap Methods and their Application, section 4.4); the larger of
+    the two p is taken. One seed has neither.
     """
-    own, draws = values[1 : 1 + seeds], values[1 + seeds :]
-    found = dataclasses.replace(over_seeds(own.tolist(), what, unit, smallest, images), value=float(values[0]))
+    own, draws, value = values[1 : 1 + seeds], values[1 + seeds :], float(values[0])
+    # Centred at what was found of all seeds together: of a ratio that is not the mean of the seeds' own.
+    found = over_seeds((own - own.mean() + value).tolist(), what, unit, smallest, images)
+    found = dataclasses.replace(found, value=value, own=tuple(own.tolist()))
     low, high = map(float, ends(draws))
     if found.low is None or found.high is None or found.p is None or np.isnan(low):
         return dataclasses.replace(found, low=None, high=None, p=None)
-    beyond, known = min((draws <= 0).sum(), (draws >= 0).sum()), draws[~np.isnan(draws)]
+    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
     beside = min(1.0, 2 * float(beyond + 1) / (len(draws) + 1))
-    if beyond == 0:
-        beside = min(beside, 2 * float(stats.norm.sf(abs(known.mean()) / known.std())))
-    image_error = max(float(known.var()) - found.spread**2 / seeds, 0.0) ** 0.5
+    image_error = max(float(np.nanvar(draws)) - found.spread**2 / seeds, 0.0) ** 0.5
     return dataclasses.replace(
         found, low=min(low, found.low), high=max(high, found.high), p=max(found.p, beside), crossed=True,
         image_error=image_error,

@@ -12,6 +12,8 @@ import pandas as pd
 
 from analysis.blocks import Section
 from analysis.evidence import Evidence
+from analysis.measures import ACCURACY, compare
+from analysis.runs import Runs
 from analysis.sections import (
     calibrated,
     cost,
@@ -26,8 +28,8 @@ from analysis.sections import (
 )
 from analysis.sections.cost import ENDED_BADLY
 from analysis.sections.side_by_side import SideBySide
-from analysis.statistics import Comparison, Standing, best_trials, best_two, is_candidate, lost_seeds
-from analysis.words import label, percent, points, start, sure, versus
+from analysis.statistics import Standing, best_trials, best_two, is_candidate, lost_seeds, paired
+from analysis.words import label, number, percent, points, start, sure
 from study import space_file
 from study.records import ENDED
 from study.space import Budget
@@ -62,7 +64,7 @@ class Page:
 def page(evidence: Evidence) -> Page:
     """The page of a study."""
     about, trials, epochs, standings = evidence.about, evidence.trials, evidence.epochs, evidence.standings
-    title, facts, lede = headline(trials, standings)
+    title, facts, lede = headline(trials, standings, evidence.runs)
     fails = failing.fails_most(evidence)
     return Page(
         name=str(about.get("name", evidence.folder.name)),
@@ -74,7 +76,7 @@ def page(evidence: Evidence) -> Page:
         sections=[
             scorecard.scorecard(evidence),
             results.leaderboard(epochs, standings),
-            results.comparisons(standings, evidence.reference),
+            results.comparisons(standings, evidence.reference, evidence.runs),
             failing.what_fails(evidence),
             Section("Any two side by side", [], widget="side-by-side"),
             stressed.stressed(evidence),
@@ -92,7 +94,7 @@ def page(evidence: Evidence) -> Page:
     )
 
 
-def headline(trials: pd.DataFrame, standings: Sequence[Standing]) -> tuple[str, list[Fact], list[str]]:
+def headline(trials: pd.DataFrame, standings: Sequence[Standing], runs: Runs) -> tuple[str, list[Fact], list[str]]:
     """What won, by how much, how sure: a title, its numbers, and the sentences under them."""
     lost = [
         f"{name}: {said}, so nothing is said of it."
@@ -104,13 +106,13 @@ def headline(trials: pd.DataFrame, standings: Sequence[Standing]) -> tuple[str, 
         return title, facts, [*lede, *lost]
     best = best_two(standings)
     facts = [_reached(s) for s in best]
-    if len(best) < 2 or not len(Comparison(*best).points):
+    if len(best) < 2 or not len(paired(*best)):
         right = f"{percent(best[0].test.mean())} % of the test images right"
         why = "one configuration is confirmed" if len(best) < 2 else "the two best have no seed in common"
         return f"{start(best[0].title)}: {right}", facts, [f"Nothing is compared: {why}.", *lost]
-    pair = Comparison(*best)
+    pair = compare(runs, *best)
     found = pair.estimate
-    facts.append(Fact(f"{points(found.mean)} points", f"{versus(pair)}, seed by seed", sure(found, pair.lost)))
+    facts.append(Fact(f"{points(found.mean)} points", f"{pair.title}, seed by seed", sure(found, pair.lost)))
     ours, theirs = (f"{'' if s.is_candidate else 'the '}{s.title}" for s in best)
     if pair.lost:
         title = f"Not judged: {pair.lost}"
@@ -123,7 +125,11 @@ def headline(trials: pd.DataFrame, standings: Sequence[Standing]) -> tuple[str, 
         title = f"No difference shown between {ours} and {theirs}"
     who = "The two best" if best[0].is_candidate == best[1].is_candidate else "The best candidate and the best arm"
     how = f"{who}, each chosen by validation accuracy: no test image had a part in that."
-    return title, facts, [how, *lost]
+    matters = f"{number(ACCURACY)} points would matter."
+    if pair.shown and found.low is not None and found.high is not None:
+        beyond = min(abs(found.low), abs(found.high)) > ACCURACY
+        matters = f"{matters[:-1]}, {'and it is more' if beyond else 'and a difference below that is not excluded'}."
+    return title, facts, [how, matters, *lost]
 
 
 def _unconfirmed(trials: pd.DataFrame) -> tuple[str, list[Fact], list[str]]:

@@ -15,7 +15,7 @@ from analysis.corruptions import CLEAN
 from analysis.effects import Effect, over_both, over_seeds
 from analysis.failures import Confirmed
 from analysis.runs import NotTested, Runs
-from analysis.statistics import Crossed, Reals, quotient
+from analysis.statistics import Comparison, Crossed, Estimate, Reals, Standing, quotient
 from analysis.stress import right
 
 POINTS = "points"  # percentage points
@@ -26,7 +26,8 @@ SHARE = 5.0  # points of a share: of the errors, of the evidence, of the retaine
 LOSS = 0.05  # nats
 NO_SEED = "what it compares has no seed in common"
 
-NO_SHAPE, NO_TEXTURE = ["patch_shuffle"], ["silhouette_fill", "low_pass"]  # the suppressions of each
+NO_SHAPE = "patch_shuffle"  # what takes shape away, and what texture, and how
+NO_TEXTURE = {"silhouette_fill": "as the garment is filled with its mean", "low_pass": "as the image is blurred"}
 
 
 def contrast(runs: Runs, weights: Mapping[str, float], what: str) -> Effect:
@@ -50,6 +51,13 @@ def gain(runs: Runs, before: str, after: str) -> Effect:
     return contrast(runs, {after: 1.0, before: -1.0}, f"{after} less {before}")
 
 
+def compare(runs: Runs, first: Standing, second: Standing) -> Comparison:
+    """`first` less `second`, of which a study holds trials of a common seed."""
+    found = contrast(runs, {first.name: 1.0, second.name: -1.0}, "")
+    images = found.images if found.crossed else None
+    return Comparison(first, second, Estimate(found.value, found.low, found.high, found.seeds, images))
+
+
 def gap(runs: Runs, before: str, after: str) -> list[Effect]:
     """How much smaller the gap between training and test is."""
 
@@ -58,9 +66,10 @@ def gap(runs: Runs, before: str, after: str) -> list[Effect]:
 
     accuracy = less(lambda t: 100 * (t.train_accuracy_clean - t.test_accuracy))
     loss = less(lambda t: t.test_loss - t.train_loss_clean)
+    images = runs.predictions.image.nunique() or None
     return [
-        over_seeds(accuracy, f"training less test accuracy, {before} less {after}", POINTS, ACCURACY),
-        over_seeds(loss, f"test less training loss, {before} less {after}", "nats", LOSS),
+        over_seeds(accuracy, f"training less test accuracy, {before} less {after}", POINTS, ACCURACY, images),
+        over_seeds(loss, f"test less training loss, {before} less {after}", "nats", LOSS, images),
     ]
 
 
@@ -102,13 +111,19 @@ def _defined(values: Reals, seeds: int, what: str, unit: str, smallest: float, i
     return over_both(values, seeds, what, unit, smallest, images)
 
 
-def excess_error(runs: Runs, pattern: str) -> Effect:
-    """Error rate of the images with a pattern of `failures.EXTREMES` less that of the others, of the same classes."""
+def excess_error(runs: Runs, pattern: str, sure_labels: bool = False) -> Effect:
+    """Error rate of the images with a pattern of `failures.EXTREMES` less that of the others, of the same classes.
+
+    With `sure_labels` without the images whose label is suspect: a wrong label makes errors, and some patterns too.
+    """
     arm, of, crossed = failed(runs)
-    flags = runs.images.set_index("image")[pattern].reindex(of.images).to_numpy(bool)
-    with_it, without = np.broadcast_arrays(flags, of.wrong)[0], np.broadcast_arrays(~flags, of.wrong)[0]
+    images = runs.images.set_index("image").reindex(of.images)
+    known = ~images.label_suspect.to_numpy(bool) if sure_labels else np.ones(len(of.images), bool)
+    flags = images[pattern].to_numpy(bool)
+    with_it, without = (np.broadcast_arrays(flag & known, of.wrong)[0] for flag in (flags, ~flags))
     less = ratio(crossed, of.wrong & with_it, with_it) - ratio(crossed, of.wrong & without, without)
-    what = f"error rate of {failures.PATTERNS[pattern]}, less the others' ({arm})"
+    sure = ", no label of which is suspect" if sure_labels else ""
+    what = f"error rate of {failures.PATTERNS[pattern]}, less the others'{sure} ({arm})"
     return drawn(of, 100 * less, what, POINTS, ERRORS)
 
 
@@ -136,9 +151,10 @@ class Stressed:
         wrong = 1 - np.mean([self.shares[arm][name] for name in corruptions], axis=0)
         return ratio(self.crossed, wrong, np.ones(wrong.shape))
 
-    def preference(self, arm: str) -> Reals:
-        """Accuracy retained without shape less that without texture, in points: above 0, texture matters more."""
-        return 100 * (self.retained(arm, *NO_SHAPE) - self.retained(arm, *NO_TEXTURE))
+    def preference(self, arm: str, *textures: str) -> Reals:
+        """Accuracy retained without shape less that without texture, taken away by some of NO_TEXTURE, in points: above
+        0, texture matters more."""
+        return 100 * (self.retained(arm, NO_SHAPE) - self.retained(arm, *textures))
 
     def fall(self, arm: str, corruption: str) -> Reals:
         """By how much the accuracy falls, mean over severities, in points."""
@@ -182,11 +198,11 @@ def fall(runs: Runs, corruption: str, how: str) -> Effect:
     return of.effect(of.fall(arm, corruption), what, POINTS, FALL)
 
 
-def by_severity(runs: Runs, arm: str) -> pd.DataFrame:
+def by_severity(runs: Runs, arm: str, *textures: str) -> pd.DataFrame:
     """What `Stressed.preference` is at each severity by itself: points, a row a seed, a column a severity."""
     of = runs.of(arm, "stress").set_index(["seed", "severity", "corruption"]).accuracy.unstack()
     clean = of[CLEAN].dropna().droplevel("severity")
-    less = (of[NO_SHAPE].mean(axis=1) - of[NO_TEXTURE].mean(axis=1)).dropna()
+    less = (of[NO_SHAPE] - of[[*textures]].mean(axis=1)).dropna()
     return 100 * less.unstack().div(clean, axis=0)
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.claims import CLAIMS, Claim, Found
-from analysis.effects import Effect, holm, seeds_needed, sign_flip
+from analysis.effects import Effect, Verdict, holm, seeds_needed, sign_flip
 from analysis.runs import NotTested, Runs
 from analysis.statistics import CONFIDENCE
 from analysis.words import start
 
 NOT_TESTED = "not tested"
-ORDER = ("contradicted", "no material effect", "inconclusive", "supported")  # the first that an effect has decides
+ORDER = ("inconclusive", "no material effect", "supported")  # of what effects say, the first that one of them does
 COLUMNS = {
     "claim": "its name",
     "text": "the claim in a sentence",
@@ -57,19 +57,26 @@ class Judged:
         return self.found is not None or bool(self.lost)
 
     @property
-    def decides(self) -> tuple[Effect, float | None] | None:
-        """The effect that decides, and the claim's p; None where there is none, or seeds are lost.
+    def decides(self) -> tuple[Effect, float | None, Verdict] | None:
+        """The effect that decides, the claim's p, and its verdict before p is corrected; None where there is none, or
+        seeds are lost.
 
-        Of effects that contradict, the surest; else, of those with the verdict that is first in ORDER, the least sure.
+        Of effects that contradict, the surest; else, of those of which the verdict is first in ORDER, the least sure.
         """
         if self.found is None or self.lost:
             return None
         effects = self.found.effects
-        surest = min(effects, key=lambda e: (e.verdict != "contradicted", _p(e)))
+        surest = min(effects, key=lambda e: (e.verdict != "contradicted", _p(e), -_beyond(e)))
         if surest.verdict == "contradicted":
-            return surest, min(1.0, len(effects) * _p(surest))
-        least = min(effects, key=lambda e: (ORDER.index(e.verdict), -_p(e)))
-        return least, max(map(_p, effects)) if all(e.p is not None for e in effects) else None
+            return surest, min(1.0, len(effects) * _p(surest)), "contradicted"
+        least = min(effects, key=lambda e: (ORDER.index(e.verdict), -_p(e), _beyond(e)))
+        p = max(map(_p, effects)) if all(e.p is not None for e in effects) else None
+        return least, p, "inconclusive" if self.parts_differ else least.verdict
+
+    @property
+    def parts_differ(self) -> bool:
+        """Whether one of its effects is shown, and another is shown to be too small to matter."""
+        return self.found is not None and {e.verdict for e in self.found.effects} == {"no material effect", "supported"}
 
 
 def judge(runs: Runs) -> pd.DataFrame:
@@ -83,6 +90,11 @@ def judge(runs: Runs) -> pd.DataFrame:
 
 def _p(effect: Effect) -> float:
     return 1.0 if effect.p is None else effect.p
+
+
+def _beyond(effect: Effect) -> float:
+    """How far its interval lies from 0, in smallest effects that matter: where no draw contradicts, all p are equal."""
+    return 0.0 if effect.low is None or effect.high is None else max(effect.low, -effect.high) / effect.smallest
 
 
 def _test(claim: Claim, runs: Runs) -> Judged:
@@ -101,7 +113,8 @@ def _test(claim: Claim, runs: Runs) -> Judged:
 def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
     claim, found, decides = one.claim, one.found, one.decides
     said = [*(effect.sentence for effect in found.effects), *found.notes] if found else [f"{start(one.reason)}."]
-    limits = "; ".join(filter(None, [one.lost, found.limits if found else ""]))
+    differ = "its parts differ" if one.parts_differ else ""
+    limits = start("; ".join(filter(None, [one.lost, differ, found.limits if found else ""])))
     row: dict[str, object] = {
         "claim": claim.name, "text": claim.text, "source": claim.source, "said": claim.said, "measure": claim.measure,
         "spaces": ", ".join(claim.spaces), "verdict": "inconclusive" if one.lost else NOT_TESTED,
@@ -109,10 +122,10 @@ def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
     }  # fmt: skip
     if decides is None:
         return row
-    effect, p = decides
+    effect, p, verdict = decides
     p_holm = adjusted[claim.name]
-    shown = effect.verdict in ("supported", "contradicted")
-    verdict = "inconclusive" if shown and p_holm > LEVEL else effect.verdict
+    if verdict in ("supported", "contradicted") and p_holm > LEVEL:
+        verdict = "inconclusive"
     return row | {
         "verdict": verdict, "effect_of": effect.what, "unit": effect.unit, "effect": effect.value, "low": effect.low,
         "high": effect.high, "p": p, "p_holm": p_holm,

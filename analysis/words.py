@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.statistics import Comparison, Estimate, estimate
+from analysis.statistics import Estimate, estimate
 from study.config import FIXED_SIZES
 
 TABLES = r"(.*)(Tables?:\s)(.*)"  # how a caption ends: with the tables that its numbers are from
@@ -34,10 +34,6 @@ def linked(caption: str, files: dict[str, str], link: str) -> str:
     return re.sub(TABLES, end, caption, flags=re.DOTALL)
 
 
-def versus(pair: Comparison) -> str:
-    return f"{pair.first.title} − {pair.second.name}"
-
-
 def label(trial: Any) -> str:
     """A row of the table trials as `TrialConfig.label` names it, and `plain` where shortcuts are off."""
     sizes = [trial.hp_blocks] if pd.notna(trial.hp_blocks) and trial.model not in FIXED_SIZES else []
@@ -52,7 +48,8 @@ def sure(found: Estimate, lost: str) -> str:
     elif found.low is None:
         said = f"{found.n} seeds, all equal, so no interval"
     else:
-        said = f"95 % interval {interval(found, signed=found.low < 0)}, {found.n} seeds"
+        images = f" and {found.images:,} images" if found.images else ""
+        said = f"95 % interval {interval(found, signed=found.low < 0)}, {found.n} seeds{images}"
     return f"{said}; {lost}" if lost else said
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.blocks import Section, Table
-from analysis.effects import signed
+from analysis.effects import MOST_SEEDS, signed
 from analysis.evidence import Evidence
 from analysis.verdicts import NOT_TESTED
 from analysis.words import MISSING, p_value
@@ -28,9 +28,9 @@ def scorecard(evidence: Evidence) -> Section:
             "The effect is positive where the conclusion is right; of several that it implies, it is the one that "
             "decides. Supported, contradicted: the interval leaves 0 out, and p is at most 0.05 after Holm's "
             "correction for all that are tested. No material effect: the 95 % interval, which nothing corrects, lies "
-            "within what would matter. Inconclusive: neither, or seeds are lost. What would matter, and over how many "
-            "seeds and images an interval is, the next table says. How each is measured and judged: "
-            "analysis/claims.py, analysis/verdicts.py. Table: claims."
+            "within what would matter. Inconclusive: neither, or its parts differ, or seeds are lost. What would "
+            "matter, and over how many seeds and images an interval is, the next table says. How each is measured and "
+            "judged: analysis/claims.py, analysis/verdicts.py. Table: claims."
         )
         columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval"]
         tables.append(Table(columns, [_row(row, preview) for row in tested.itertuples()], caption, words=3))
@@ -79,8 +79,16 @@ def _verdict(row: Any, preview: bool) -> str:
 def _why(row: Any) -> str:
     against_zero = pd.notna(row.p) and row.verdict != "no material effect"
     p = f" After Holm's correction {p_value(row.p_holm)}." if against_zero else ""
+    p += f" Sign-flip test over seeds, not corrected: {p_value(row.p_sign_flip)}." if pd.notna(row.p_sign_flip) else ""
     few = f" Some {row.seeds_needed:.0f} seeds would settle it." if pd.notna(row.seeds_needed) else ""
+    if row.verdict == "inconclusive" and pd.notna(row.low) and not few and not _within(row):
+        few = f" More seeds alone, up to {MOST_SEEDS:,}, would not settle it."
     return f"The {row.source} says: {row.said}. {row.why}{p}{few}"
+
+
+def _within(row: Any) -> bool:
+    """Whether the interval of the effect lies within what would matter."""
+    return bool(-row.smallest < row.low and row.high < row.smallest)
 
 
 def _reason(row: Any) -> str:

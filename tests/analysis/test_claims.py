@@ -13,9 +13,10 @@ from made_runs import SEEDS, TABLES, Arm, made, without
 
 from analysis import runs as runs_module
 from analysis.attention import VARIANTS
-from analysis.claims import CLAIMS
+from analysis.claims import CLAIMS, Found
+from analysis.effects import Effect
 from analysis.runs import NoRows, Runs
-from analysis.verdicts import COLUMNS, NOT_TESTED, judge
+from analysis.verdicts import COLUMNS, NOT_TESTED, Judged, judge
 from study import space_file
 from study.config import hyperparameters
 
@@ -380,3 +381,25 @@ def test_few_of_many_studies_without_a_truth_call_anything(seeds: int) -> None:
     """Seeds differ by 3 points of accuracy, an image makes 1.6 of the error of a network's."""
     studies = [made(CNN, seed=k, seeds=seeds, images=350, spread=3.0) for k in range(10)]
     assert sum(map(called, studies)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("intervals", "verdict", "decides"),
+    [
+        ([(3, 4), (2, 5)], "supported", 1),
+        ([(3, 4), (-5, -2)], "contradicted", 1),
+        ([(-0.4, 0.4), (-0.2, 0.3)], "no material effect", 0),
+        ([(-0.4, 0.4), (2, 5)], "inconclusive", 0),  # its parts differ
+        ([(-0.4, 0.4), (-2, 5)], "inconclusive", 1),
+        ([(2, 5), (-2, 5)], "inconclusive", 1),
+    ],
+)
+def test_a_claim_of_several_effects(intervals: list[tuple[float, float]], verdict: str, decides: int) -> None:
+    effects = [
+        Effect(str(k), "points", 0.5, 0.0, low, high, 0.01, (0.0,) * SEEDS, 0.0)
+        for k, (low, high) in enumerate(intervals)
+    ]
+    judged = Judged(CLAIMS[0], Found(effects))
+    assert judged.decides is not None
+    assert (judged.decides[2], int(judged.decides[0].what)) == (verdict, decides)
+    assert judged.parts_differ == (intervals == [(-0.4, 0.4), (2, 5)])

@@ -82,11 +82,11 @@ def test_equal_whole_numbers_are_known_to_their_rounding() -> None:
 def test_the_wider_interval_counts_and_the_larger_p(spread: float) -> None:
     rng = np.random.default_rng(3)
     own, draws = 1 + spread * np.linspace(-1, 1, SEEDS), 1 + rng.normal(0, 0.4, 4000)
-    effect = over_both(np.concatenate([[1.1], own, draws]), SEEDS, "", "points", 0.1, 500)
+    effect = over_both(np.concatenate([[1.0], own, draws]), SEEDS, "", "points", 0.1, 500)
     student, percentiles = over_seeds(own.tolist(), "", "points", 0.1), np.quantile(draws, [0.025, 0.975])
     assert student.low is not None
     assert student.high is not None
-    assert effect.value == pytest.approx(1.1)
+    assert effect.value == 1
     assert effect.low == pytest.approx(min(student.low, percentiles[0]))
     assert effect.high == pytest.approx(max(student.high, percentiles[1]))
     assert student.p is not None
@@ -137,29 +137,42 @@ def test_that_many_seeds_settle_it_four_times_of_five(mean: float, smallest: flo
     assert seeds_needed(dataclasses.replace(effect, value=smallest / 2, spread=1e3), level) is None
 
 
-def test_no_draw_beyond_0_says_more_than_that_there_are_so_many() -> None:
-    draws = np.random.default_rng(7).normal(1, 0.2, 1000)
+def test_of_a_ratio_both_intervals_are_around_what_was_found() -> None:
+    """Of all seeds together, not the mean of what each says by itself."""
+    draws = np.random.default_rng(7).normal(1.2, 0.01, 1000)
+    own = np.linspace(-0.5, 2.5, SEEDS)
+    effect = over_both(np.concatenate([[1.2], own, draws]), SEEDS, "", "points", 0.1, 500)
+    half = stats.t.ppf(0.975, SEEDS - 1) * own.std(ddof=1) / SEEDS**0.5
+    assert (effect.low, effect.high) == pytest.approx((1.2 - half, 1.2 + half))
+    assert effect.p == pytest.approx(2 * stats.t.sf(1.2 * SEEDS**0.5 / own.std(ddof=1), SEEDS - 1))
+
+
+def test_the_least_p_is_that_of_no_draw_beyond_0() -> None:
+    draws = np.random.default_rng(7).normal(1, 0.01, 1000)
     effect = over_both(np.concatenate([[1.0], np.linspace(0.99, 1.01, SEEDS), draws]), SEEDS, "", "points", 0.1, 500)
-    assert effect.p == pytest.approx(2 * stats.norm.sf(draws.mean() / draws.std()))
-    assert effect.p < 1e-5
+    assert effect.p == 2 / 1001
 
 
-def simulated(difference: float, images: int = 200, studies: int = 400) -> float:
-    """The share of studies that call a difference (points of accuracy) between two arms: judged as claims are.
+def simulated(difference: float, by_arm: float = 0.0, images: int = 200, studies: int = 400) -> tuple[float, float]:
+    """The share of studies that call a difference (points of accuracy) between two arms, and that would by Student's t
+    over seeds alone.
 
     An arm's networks are right where their skill, which differs from seed to seed, is beyond an image's difficulty. So
-    the arms get other images wrong in every study, as other seeds and other test images would have it.
+    the arms get other images wrong in every study, as other seeds and other test images would have it. `by_arm` is the
+    standard deviation of the part of the difficulty that an image has for one arm; the variance of all is 1.
     """
-    rng, runs, called = np.random.default_rng(5), _runs(images), 0
+    rng, runs, called, alone = np.random.default_rng(5), _runs(images), 0, 0
+    shown = ("supported", "contradicted")
     for _ in range(studies):
-        hard = rng.normal(0, 0.8, images)
+        hard = rng.normal(0, 0.8, images) + rng.normal(0, by_arm, (2, 1, images))
         rates = 0.8 + np.array([[0.0], [difference / 100]]) + rng.normal(0, 0.02, (2, SEEDS))
-        own = hard + rng.normal(0, 0.6, (2, SEEDS, images))
-        right = (own < stats.norm.ppf(np.clip(rates, 0, 1))[..., None]).reshape(-1, images)
-        runs.trials["test_accuracy"] = right.mean(axis=1)
+        own = hard + rng.normal(0, (0.36 - by_arm**2) ** 0.5, (2, SEEDS, images))
+        right = own < stats.norm.ppf(np.clip(rates, 0, 1))[..., None]
+        runs.trials["test_accuracy"] = right.mean(axis=2).ravel()
         runs.predictions["predicted"] = pd.Categorical.from_codes(right.ravel().astype(int), CLASS_NAMES)
-        called += contrast(runs, {"after": 1.0, "before": -1.0}, "").verdict in ("supported", "contradicted")
-    return called / studies
+        called += contrast(runs, {"after": 1.0, "before": -1.0}, "").verdict in shown
+        alone += over_seeds([*(100 * np.diff(right.mean(axis=2), axis=0)[0])], "", "points", 0.5).verdict in shown
+    return called / studies, alone / studies
 
 
 def _runs(images: int) -> Runs:
@@ -176,13 +189,26 @@ def _runs(images: int) -> Runs:
 
 
 def test_without_a_difference_few_studies_call_one() -> None:
-    assert simulated(0.0) <= 0.07
+    assert simulated(0.0)[0] <= 0.07
+
+
+def test_nor_where_only_these_images_make_one() -> None:
+    """Some images are harder for one arm, whatever the seed; others would not be. Seeds alone do not show that."""
+    called, by_seeds_alone = simulated(0.0, by_arm=0.4)
+    assert called <= 0.07 < by_seeds_alone
 
 
 def test_a_difference_of_which_the_power_is_80_percent_is_called() -> None:
-    """By Student's test over seeds. The draws count the chance of a single prediction twice (Owen 2007, section 4)."""
+    """A power of 80 % with the variance that the draws have, which count the chance of a single prediction twice (Owen
+    2007, section 4). What Student's test over seeds alone would call so often is less, and is called less often.
+    """
     skill, chance = 0.02, (0.2 * 0.8 * 0.5 / 200) ** 0.5  # standard deviations of a network's accuracy
-    spread = 100 * (2 * (skill**2 + 2 * chance**2)) ** 0.5
     critical = stats.t.ppf(0.975, SEEDS - 1)
     centre = optimize.brentq(lambda shift: stats.nct.sf(critical, SEEDS - 1, shift) - 0.8, 0.1, 20)
-    assert simulated(centre * spread / SEEDS**0.5) >= 0.75
+
+    def difference(chances: int) -> float:
+        return float(centre * 100 * (2 * (skill**2 + chances * chance**2) / SEEDS) ** 0.5)
+
+    assert simulated(difference(2))[0] >= 0.75
+    called, by_seeds_alone = simulated(difference(1))
+    assert 0.65 <= called < by_seeds_alone

@@ -320,9 +320,11 @@ def test_a_worse_candidate_and_a_worse_augmented_arm_are_nowhere_called_better(m
         less = 100 * (accuracy[0] - accuracy[1])
         low, high = stats.t.interval(0.95, SEEDS - 1, less.mean(), stats.sem(less))
         assert number(points) == pytest.approx(less.mean(), abs=0.00501)
-        assert [number(end) for end in interval.split(" to ")] == pytest.approx([low, high], abs=0.00501)
+        from_, to = (number(end) for end in interval.split(" to "))
+        assert from_ <= low + 0.00501, "other images widen what Student's t says of other seeds"
+        assert to >= high - 0.00501
         assert ahead == f"{(less > 0).sum()} of 3"
-        assert verdict == ("better" if low > 0 else "worse" if high < 0 else "no difference shown")
+        assert verdict == ("better" if from_ > 0 else "worse" if to < 0 else "no difference shown")
     verdicts = {versus: verdict for versus, verdict, *_ in rows}
     assert verdicts.pop("arm augmented − baseline") == "worse"
     assert verdicts == {"candidate-1 − baseline": "worse", "candidate-1 − augmented": "better"}

@@ -38,8 +38,8 @@ def title(markdown: str) -> str:
 
 
 def test_a_better_candidate(tmp_path: Path) -> None:
-    html, text = pages(make(tmp_path / "made", seeds=6))
-    assert title(text) == "Candidate-1 is better than the arm baseline, by 1.94 points of test accuracy"
+    html, text = pages(make(tmp_path / "made", seeds=6, gain=0.04, images=1000))
+    assert title(text) == "Candidate-1 is better than the arm baseline, by 3.93 points of test accuracy"
     assert "The study is finished." in text
     assert "PREVIEW" not in html
     photos = html.count('role="img" aria-label="Test image ')
@@ -47,12 +47,12 @@ def test_a_better_candidate(tmp_path: Path) -> None:
     assert html.count("<figcaption>") == html.count("<img ") + photos > 50
     stored = re.findall(r"^\.png-\d+ \{ background-image: (.*) \}$", html, re.MULTILINE)
     assert len(set(stored)) == len(stored) < photos, "a picture that several cards show is there once"
-    assert re.search(r"\| candidate-1 − baseline +\| better +\| +\+1.94 \|", text)
+    assert re.search(r"\| candidate-1 − baseline +\| better +\| +\+3.93 \|", text)
 
 
 def test_a_worse_candidate_is_called_worse(tmp_path: Path) -> None:
-    _, text = pages(make(tmp_path / "made", seeds=6, gain=-0.03))
-    assert title(text) == "Candidate-1 is worse than the arm baseline, by 3.06 points of test accuracy"
+    _, text = pages(make(tmp_path / "made", seeds=6, gain=-0.03, images=1000))
+    assert title(text) == "Candidate-1 is worse than the arm baseline, by 3.07 points of test accuracy"
     assert "better" not in title(text)
 
 

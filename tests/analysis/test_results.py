@@ -8,9 +8,12 @@ import pandas as pd
 from made_study import make
 
 from analysis import tables
+from analysis.effects import Effect, signed
 from analysis.findings import headline
+from analysis.measures import gain
+from analysis.runs import Runs
 from analysis.sections.results import comparisons, leaderboard
-from analysis.statistics import compare, confirmed
+from analysis.statistics import confirmed
 from study import records
 
 
@@ -22,20 +25,27 @@ def test_a_displaced_candidate_stays_with_the_seeds_that_it_completed(tmp_path: 
             cut = replace(record, status="stopped", stop_reason="superseded", test_accuracy=None, test_loss=None)
             records.write_trial(folder, cut)
             (records.trial_folder(folder, cut) / "predictions.parquet").unlink()
-    tables.build(folder)
-    standings = confirmed(tables.read(folder, "trials"))
-    ranked = leaderboard(tables.read(folder, "epochs"), standings).tables[0]
+    runs = study(folder)
+    standings = confirmed(runs.trials)
+    ranked = leaderboard(runs.epochs, standings).tables[0]
     seeds, interval = ranked.columns.index("seeds"), ranked.columns.index("95 % interval")
     shown = {row[0]: (row[seeds], row[interval] == "–") for row in ranked.rows}
     assert shown == {"candidate-1": ("1", True), "arm baseline": ("3", False), "arm augmented": ("3", False)}
     assert [s.name for s in standings] == ["baseline", "augmented", "candidate-1"], "one seed does not lead"
-    assert [pair.estimate.n for pair in compare(standings)] == [1, 1], "compared on the seed that both have"
-    assert {pair.verdict for pair in compare(standings)} == {"not known: one seed"}
+    compared = comparisons(standings, None, runs).tables[0].rows
+    assert [row[1] for row in compared] == ["not known: one seed"] * 2
+    assert [row[-1].partition(" of ")[2] for row in compared] == ["1", "1"], "compared on the seed that both have"
 
 
-def study(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def interval_of(effect: Effect) -> list[str]:
+    assert effect.low is not None
+    assert effect.high is not None
+    return [signed(effect.value), f"{signed(effect.low)} to {signed(effect.high)}"]
+
+
+def study(folder: Path) -> Runs:
     tables.build(folder)
-    return tables.read(folder, "trials"), tables.read(folder, "epochs")
+    return Runs(*(tables.read(folder, name) for name in ("trials", "epochs", "predictions")), *[pd.DataFrame()] * 5)
 
 
 def test_seeds_that_diverged_are_counted_and_nothing_is_judged(tmp_path: Path) -> None:
@@ -43,15 +53,15 @@ def test_seeds_that_diverged_are_counted_and_nothing_is_judged(tmp_path: Path) -
     for record in records.read_trials(folder, "confirm"):
         if record.arm == "candidate-1" and record.seed > 2:
             records.write_trial(folder, replace(record, status="diverged", stop_reason="diverged", test_accuracy=None))
-    trials, epochs = study(folder)
-    standings = confirmed(trials)
-    title, facts, _ = headline(trials, standings)
+    runs = study(folder)
+    standings = confirmed(runs.trials)
+    title, facts, _ = headline(runs.trials, standings, runs)
     assert title == "Not judged: 3 of 6 seeds diverged (candidate-1)"
     assert [fact.sure.endswith("3 of 6 seeds diverged") for fact in facts[:2]] == [True, False]
-    ranked = leaderboard(epochs, standings).tables[0]
+    ranked = leaderboard(runs.epochs, standings).tables[0]
     seeds = {row[0]: row[ranked.columns.index("seeds")] for row in ranked.rows}
     assert seeds == {"arm baseline": "6", "arm augmented": "6", "candidate-1": "3; 3 of 6 seeds diverged"}
-    verdicts = {row[0]: row[1] for row in comparisons(standings, "baseline").tables[0].rows}
+    verdicts = {row[0]: row[1] for row in comparisons(standings, "baseline", runs).tables[0].rows}
     assert verdicts["candidate-1 − baseline"] == "not judged: 3 of 6 seeds diverged (candidate-1)"
     assert verdicts["arm augmented − baseline"] in ("worse", "no difference shown")
 
@@ -61,23 +71,28 @@ def test_a_configuration_of_which_no_seed_is_left_is_named(tmp_path: Path) -> No
     for record in records.read_trials(folder, "confirm"):
         if record.arm == "candidate-1":
             records.write_trial(folder, replace(record, status="diverged", stop_reason="diverged", test_accuracy=None))
-    trials, _ = study(folder)
-    title, _, lede = headline(trials, confirmed(trials))
+    runs = study(folder)
+    title, _, lede = headline(runs.trials, confirmed(runs.trials), runs)
     assert title.startswith(("No difference shown between the arm", "Arm "))
     assert lede[-1] == "candidate-1: 2 of 2 seeds diverged, so nothing is said of it."
 
 
 def test_a_study_of_arms_only_compares_them(tmp_path: Path) -> None:
-    folder = make(tmp_path / "made", seeds=6)
+    folder = make(tmp_path / "made", seeds=6, images=10_000)
     for path in folder.glob("confirm/*/trial.json"):
         if '"candidate-1"' in path.read_text():
             shutil.rmtree(path.parent)
-    trials, _ = study(folder)
-    standings = confirmed(trials)
-    title, facts, lede = headline(trials, standings)
-    assert title == "Arm baseline is better than the arm augmented, by 0.94 points of test accuracy"
+    runs = study(folder)
+    standings = confirmed(runs.trials)
+    title, facts, lede = headline(runs.trials, standings, runs)
+    assert title == "Arm baseline is better than the arm augmented, by 0.93 points of test accuracy"
     assert [fact.what.partition(":")[0] for fact in facts[:2]] == [f"test accuracy, {s.title}" for s in standings]
     assert facts[2].what == "arm baseline − augmented, seed by seed"
-    assert lede == ["The two best, each chosen by validation accuracy: no test image had a part in that."]
-    (row,) = comparisons(standings, "baseline").tables[0].rows
+    assert lede[0] == "The two best, each chosen by validation accuracy: no test image had a part in that."
+    (row,) = comparisons(standings, "baseline", runs).tables[0].rows
     assert row[:2] == ["arm augmented − baseline", "worse"]
+    assert row[2:4] == interval_of(gain(runs, "baseline", "augmented")), "one difference has one interval"
+    alone = Runs(runs.trials, runs.epochs, runs.predictions[:0], *[pd.DataFrame()] * 5)
+    table = comparisons(standings, "baseline", alone).tables[0]
+    assert "interval over seeds alone" in table.caption
+    assert table.rows[0][2] == row[2]

@@ -11,19 +11,24 @@ from analysis.statistics import (
     Interval,
     Standing,
     best_two,
-    compare,
     confirmed,
     ends,
     estimate,
     lost_seeds,
     over_images,
+    paired,
     quotient,
+    to_compare,
 )
 
 
 def standing(name: str, by_seed: dict[int, float], is_candidate: bool = False, lost: str = "") -> Standing:
     trials = pd.DataFrame({"seed": list(by_seed), "test_accuracy": list(by_seed.values()), "val_accuracy": 0.9})
     return Standing(name, is_candidate, trials, lost)
+
+
+def compare(first: Standing, second: Standing) -> Comparison:
+    return Comparison(first, second, estimate((100 * paired(first, second)).tolist()))
 
 
 def test_interval_of_a_textbook_example() -> None:
@@ -68,15 +73,13 @@ def test_verdict(gain: float, verdict: str) -> None:
     arm = {seed: 0.9 + 0.001 * seed for seed in range(6)}
     noise = (0.001, -0.002, 0.001, 0.002, -0.001, -0.001)
     ours = {seed: value + gain + noise[seed] for seed, value in arm.items()}
-    pair = Comparison(standing("candidate-1", ours, True), standing("arm", arm))
+    pair = compare(standing("candidate-1", ours, True), standing("arm", arm))
     assert pair.verdict == verdict
-    assert Comparison(pair.second, pair.first).estimate.mean == pytest.approx(-pair.estimate.mean)
+    assert pair.title == "candidate-1 − arm"
 
 
 def test_only_seeds_that_both_have_are_compared() -> None:
-    pair = Comparison(
-        standing("candidate-1", {2: 0.93, 0: 0.92, 5: 0.1}, True), standing("arm", {0: 0.9, 2: 0.9, 7: 0.1})
-    )
+    pair = compare(standing("candidate-1", {2: 0.93, 0: 0.92, 5: 0.1}, True), standing("arm", {0: 0.9, 2: 0.9, 7: 0.1}))
     assert pair.points.round(9).to_dict() == {0: 2.0, 2: 3.0}
 
 
@@ -113,9 +116,9 @@ def test_a_lucky_seed_does_not_lead() -> None:
 def test_no_verdict_on_the_survivors() -> None:
     ours = {seed: 0.95 + 0.001 * seed for seed in range(3)}
     arm = {seed: 0.9 + 0.002 * seed for seed in range(6)}
-    whole = Comparison(standing("candidate-1", ours, True), standing("arm", arm))
+    whole = compare(standing("candidate-1", ours, True), standing("arm", arm))
     assert (whole.verdict, whole.shown) == ("better", 1)
-    left = Comparison(standing("candidate-1", ours, True, "3 of 6 seeds diverged"), standing("arm", arm))
+    left = compare(standing("candidate-1", ours, True, "3 of 6 seeds diverged"), standing("arm", arm))
     assert (left.verdict, left.shown) == ("not judged: 3 of 6 seeds diverged (candidate-1)", 0)
     assert left.estimate == whole.estimate
 
@@ -123,9 +126,9 @@ def test_no_verdict_on_the_survivors() -> None:
 def test_arms_are_compared_with_the_reference_and_the_best_two_with_each_other() -> None:
     arms = [standing(name, {0: 0.9, 1: 0.91}) for name in ("a", "b", "c")]
     ours = standing("candidate-1", {0: 0.92, 1: 0.9}, True)
-    assert compare(arms) == []
-    assert [(p.first.name, p.second.name) for p in compare(arms, "b")] == [("a", "b"), ("c", "b")]
-    pairs = [(p.first.name, p.second.name) for p in compare([arms[0], ours, arms[1]], "a")]
+    assert to_compare(arms) == []
+    assert [(first.name, second.name) for first, second in to_compare(arms, "b")] == [("a", "b"), ("c", "b")]
+    pairs = [(first.name, second.name) for first, second in to_compare([arms[0], ours, arms[1]], "a")]
     assert pairs == [("candidate-1", "a"), ("candidate-1", "b"), ("b", "a")]
     assert [s.name for s in best_two(arms)] == ["a", "b"]
     assert [s.name for s in best_two([arms[0], arms[1], ours])] == ["candidate-1", "a"]

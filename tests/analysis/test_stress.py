@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,11 @@ DRAWN = [name for name in CORRUPTIONS if name not in (
 ALL_INSIDE = Augmentation(0.5, rotation=10, translation=0.1, scale=0.1, shear=5, flip=0.5, erasing=0.3)
 
 
+# The amount of which a corruption makes no change, where that is not 0: photons, pixels of the side, pixels (OpenCV
+# takes 0 for a standard deviation to be chosen).
+NEUTRAL = {"shot_noise": 1e9, "pixelate": 28, "gaussian_blur": 1e-3, "low_pass": 1e-3}
+
+
 def change(images: Bytes, changed: Bytes) -> float:
     return float(np.abs(changed.astype(int) - images).mean())
 
@@ -54,6 +60,10 @@ def index(small_splits: Splits) -> np.ndarray:
 @every_corruption
 def test_severity_0_changes_nothing(name: str, images: Bytes, index: np.ndarray) -> None:
     assert np.array_equal(corrupt(images, name, 0, index), images)
+    amounts, neutral = CORRUPTIONS[name].amounts, NEUTRAL.get(name, 0)
+    assert neutral not in amounts
+    with mock.patch.dict(CORRUPTIONS, {name: replace(CORRUPTIONS[name], amounts=(neutral, *amounts[1:]))}):
+        assert np.array_equal(corrupt(images, name, 1, index), images), "nor does what makes the change, of none"
 
 
 @every_corruption
