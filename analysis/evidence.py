@@ -5,6 +5,7 @@ Expensive parts are kept in the study's `cache/` and made again when what they a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from analysis.statistics import Standing, confirmed
 from study import data, space_file
 from study.config import TrialConfig
 from study.data import Splits
-from study.files import RecordError, read_json
+from study.files import RecordError, read_json, refuse_links
 from study.space_file import SpaceError
 
 SEED = 0  # of every sample that is drawn here
@@ -110,9 +111,14 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
 
 
 def _elsewhere(folder: Path) -> pd.DataFrame:
-    """What the studies beside this one say of the claims; a table of another version says nothing."""
+    """What the studies beside this one say of the claims; what cannot be read, or is of another version, nothing."""
     studies = [path.parent.parent for path in sorted(folder.parent.glob("*/tables/claims.parquet"))]
-    others = [tables.earlier(study, "claims") for study in studies if study != folder]
+    others = []
+    for study in studies:
+        with suppress(RecordError, OSError):
+            if study != folder:
+                refuse_links(study)
+                others.append(tables.earlier(study, "claims"))
     return pd.concat(others, ignore_index=True) if others else pd.DataFrame(columns=SCHEMAS["claims"].names)
 
 

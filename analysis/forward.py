@@ -27,6 +27,10 @@ from study.trainer import load_whole
 Work = Callable[..., pd.DataFrame]
 
 
+class WorkerLost(RuntimeError):
+    """A process that ran a network was killed, and two more after it."""
+
+
 def load_network(path: Path) -> tuple[nn.Module, TrialConfig]:
     """The network of a confirmed trial with its best weights, in evaluation mode. Raises RecordError, naming the file.
 
@@ -142,6 +146,11 @@ class Networks(ExitStack):
                 table = ray.get(done)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, RecordError) else error from None
+            except ray.exceptions.RayError as error:
+                why = str(error).strip().splitlines()[0]
+                raise WorkerLost(
+                    f"{waiting[done]}: its network's worker was killed ({why}), most likely for memory"
+                ) from None
             yield waiting.pop(done), table
 
     def _weights(self, trial: str) -> Path:

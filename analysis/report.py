@@ -25,11 +25,12 @@ from rich.progress import MofNCompleteColumn, Progress
 from analysis.blocks import Picture, Section
 from analysis.evidence import gather
 from analysis.findings import Page, page
+from analysis.forward import WorkerLost
 from analysis.rerun import STRESSED, Said
 from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
-from study.files import LOST_DISK, RecordError, drop_temporaries, read_json, write_whole
+from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
@@ -43,7 +44,8 @@ class InputError(ValueError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 0: done; 2: bad input; 74: a file that could not be read or written; 130: interrupted."""
+    """Exit status 0: done; 2: bad input; 70: a worker was killed; 74: a file that could not be read or written; 130:
+    interrupted."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Make the page of a study.")
     parser.add_argument("name", nargs="?", help="the study (default: the newest)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where studies are (default: results)")
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             path = build(folder, options.top, options.stress_images, step, options.data_dir)
     except (InputError, RecordError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in LOST_DISK:
@@ -78,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         way_on = ". A page is made in the study's folder: copy it where you may write, and name that with --results"
         print(f"error: {error}{way_on if read_only else ''}", file=sys.stderr)
         return 74
+    except WorkerLost as error:
+        print(f"error: {error}. What took long is kept: close other programs, and type it again", file=sys.stderr)
+        return 70
     except KeyboardInterrupt:
         print("Interrupted. What took long is kept in the study's cache.", file=sys.stderr)
         return 130
@@ -114,6 +119,7 @@ def build(
     The best `top` configurations are compared, `stressed` of the test images corrupted; `step` is told what is being
     done, `data_dir` holds Fashion-MNIST where it is not found by itself. Raises RecordError and DataError.
     """
+    refuse_links(folder)
     drop_temporaries(folder)
     evidence = gather(folder, top, stressed, step, data_dir)
     for said in evidence.missing:

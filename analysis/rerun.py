@@ -20,7 +20,7 @@ from torch import nn
 
 from analysis import attention, calibration, corruptions, descriptors, statistics, stress, tables
 from analysis.forward import Networks, source
-from analysis.schemas import KEY
+from analysis.schemas import KEY, SCHEMAS
 from study.config import TrialConfig
 from study.data import Bytes, Splits
 from study.trainer import Precision
@@ -58,7 +58,8 @@ class Images:
 class Rerun:
     """The confirmed networks of the study in `folder`; each method makes a table and writes it.
 
-    Trials without weights are named once in `missing`. Raises RecordError where weights cannot be read.
+    Trials without weights are named once in `missing`. Raises RecordError where weights cannot be read, nor what an
+    earlier report found with weights that are gone: it is not written over.
     """
 
     def __init__(
@@ -179,6 +180,8 @@ class Rerun:
     def _earlier(self, table: str) -> pd.DataFrame:
         """What an earlier report's table says of the trials without weights."""
         same = ["trial_id", "config_id", "seed"]
+        if self.lost.empty:
+            return pd.DataFrame(columns=SCHEMAS[table].names)
         return tables.earlier(self.folder, table).merge(self.lost[same].drop_duplicates(), on=same)
 
 

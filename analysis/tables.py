@@ -55,7 +55,7 @@ def build(study: Path) -> list[TrialRecord]:
     about = read_study(study)
     name, fidelity = about.get("name", study.name), about.get("fidelity")
     trials = [*read_trials(study, "search"), *read_trials(study, "confirm")]
-    kept = _kept(study)
+    kept = _kept(study, trials)
     if gone := _gone(study, trials, kept):
         got = f"none of the {gone} files confirm/*/predictions.parquet"
         raise RecordError(f"{study}: got {got}, must hold them for a page; its records and tables can be read without")
@@ -119,13 +119,18 @@ def key_of(study: Path, table: str) -> str:
 
 
 def earlier(study: Path, table: str) -> pd.DataFrame:
-    """A table that an earlier report wrote; empty where there is none, or its columns are not what they are now."""
+    """A table that an earlier report wrote; empty where there is none. Raises RecordError where it cannot be used."""
+    path = study / "tables" / f"{table}.parquet"
+    if not path.exists():
+        return SCHEMAS[table].empty_table().to_pandas()
     try:
-        if pq.read_schema(study / "tables" / f"{table}.parquet").equals(SCHEMAS[table]):
+        if pq.read_schema(path).equals(SCHEMAS[table]):
             return read(study, table)
-    except (OSError, ValueError, pa.ArrowException):
-        pass
-    return SCHEMAS[table].empty_table().to_pandas()
+        found = "other columns"
+    except (OSError, ValueError, pa.ArrowException) as error:
+        found = str(error)
+    must = "the table that a report wrote; put it back, or delete it, and with it what it alone says"
+    raise RecordError(f"{path}: got {found}, must be {must}")
 
 
 def _key(trial: TrialRecord, name: str, fidelity: str | None) -> dict[str, Any]:
@@ -169,8 +174,10 @@ def _predicts(trial: TrialRecord) -> bool:
     return trial.stage == "confirm" and trial.status == "completed"
 
 
-def _kept(study: Path) -> pa.Table:
-    """The predictions in the table that is there already."""
+def _kept(study: Path, trials: list[TrialRecord]) -> pa.Table:
+    """The predictions in the table that is there already, if a trial's own are gone. Raises RecordError."""
+    if all((trial_folder(study, trial) / "predictions.parquet").exists() for trial in trials if _predicts(trial)):
+        return PREDICTIONS.empty_table()
     return pa.Table.from_pandas(earlier(study, "predictions"), PREDICTIONS)
 
 
@@ -246,6 +253,8 @@ def _writer(study: Path, table: str, schema: pa.Schema | None = None) -> Iterato
         packed = {"compression": "zstd", "compression_level": 19}
         with pq.ParquetWriter(temporary, schema or SCHEMAS[table], write_page_checksum=True, **packed) as writer:
             yield writer
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -63,6 +63,7 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray moves tensors between no GPUs here; without this it warns of a coming change at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_task_oom_retries", "2")  # else for ever
     with cleaned_up() as scratch:
         ours = {
             "num_cpus": cores(),

@@ -10,7 +10,9 @@ import gzip
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import zlib
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 ENVIRONMENT_VARIABLE = "FASHION_MNIST_DIR"
 SIDE = 28
+SILENT_S = 30.0  # that a download may say nothing
 
 # SHA-256 of the unpacked content: distributions pack the same bytes differently.
 CHECKSUMS = {
@@ -97,6 +100,7 @@ def load(data_dir: Path | None = None) -> FashionMNIST:
         if _holds(folder):
             return _read(folder)
     problems = []
+    print("Fashion-MNIST is not on this machine: fetching it, 30 MiB", file=sys.stderr)
     for fetch in (_from_torchvision, _from_debian):
         problem = fetch(cache)
         if problem is None:
@@ -190,12 +194,16 @@ def _from_torchvision(cache: Path) -> str | None:
     """Download into the cache; returns what went wrong, or None."""
     from torchvision.datasets import FashionMNIST as Published
 
+    patience = socket.getdefaulttimeout()
     with tempfile.TemporaryDirectory() as temporary:
         try:
+            socket.setdefaulttimeout(SILENT_S)  # torchvision sets none
             Published(temporary, download=True)
             _adopt(Path(temporary, "FashionMNIST", "raw"), cache)
         except (OSError, RuntimeError, ValueError) as error:
             return f"download by torchvision: {(str(error).strip().splitlines() or [repr(error)])[-1]}"
+        finally:
+            socket.setdefaulttimeout(patience)
     return None
 
 

@@ -162,7 +162,8 @@ class Recorder(tune.Callback):
         for epoch in reported:
             # A trial that was taken up reports its earlier epochs too: those that were recorded already stay.
             if epoch.epoch not in recorded or epoch is reported[-1]:
-                records.append_epoch(folder, replace(epoch, attempt=record.attempts))
+                ends = epoch is reported[-1] and result["done"] and not (result["diverged"] or result["ending"])
+                records.append_epoch(folder, replace(epoch, attempt=record.attempts, stopped=ends))
             if epoch.epoch not in recorded:
                 recorded.add(epoch.epoch)
                 trial.run_metadata.num_failures = 0  # it gets further: workers may die under it as often as they like

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,7 +80,7 @@ def misfit(value: Any, hint: Any, name: str = "", bounds: Any = None) -> str | N
             items = value.items() if fits else ()
             parts = (part for key, item in items for part in ((key, of[0], name), (item, of[1], key)))
         elif origin is types.UnionType:
-            fits = any(misfit(value, option) is None for option in of)
+            fits = any(misfit(value, option, name, bounds) is None for option in of)
         elif origin is Literal:
             fits = isinstance(value, str) and value in of
         else:
@@ -164,9 +165,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def drop_temporaries(folder: Path) -> None:
-    """Remove what processes of this machine that live no more left half written in a folder, and in those in it."""
-    for leftover in folder.rglob(f".*.{glob.escape(platform.node())}.[0-9]*"):
+def drop_temporaries(folder: Path, alone: bool = False) -> None:
+    """Remove what processes of this machine that live no more left half written in a folder, and in those in it.
+
+    `alone`: nobody else writes there, so that what any machine left is removed; a container has a new name each time.
+    """
+    host = "*" if alone else glob.escape(platform.node())
+    for leftover in folder.rglob(f".*.{host}.[0-9]*"):
         process = leftover.name.rpartition(".")[2]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
+        if re.fullmatch(r"\d{1,9}", process) and leftover.is_file() and (alone or not psutil.pid_exists(int(process))):
             leftover.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 `python janitor.py FOLDER` waits until its standard input closes, as it does at the driver's end, whatever the end. Then
 it kills the processes that were started with FOLDER in their environment or write a log there, removes FOLDER, and
-prints what it has read, unless the last byte says that the driver left in order.
+prints the last message that it has read, which is empty where the driver left in order. Each ends with a null byte.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from typing import NoReturn
 
 import psutil
 
@@ -24,7 +25,6 @@ SCRATCH = "STUDY_SCRATCH"  # the environment variable by which a run's processes
 PATIENCE_S = 60
 # A socket's path has 107 bytes at most, of which Ray's own part takes up to 68 and the folder's name 19.
 LONGEST_TMPDIR = 107 - 68 - 19
-IN_ORDER = b"\0"
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,21 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
     try:
         yield folder
     finally:
-        _open.clear()
         for name in (SCRATCH, "TMPDIR"):
             os.environ.pop(name)
             os.environ |= {name: before[name]} if name in before else {}
         tempfile.tempdir = None
-        janitor.communicate(IN_ORDER)  # closes its input, and waits
+        say_if_killed("")
+        _open.clear()
+        janitor.communicate()  # closes its input, and waits
 
 
 def say_if_killed(text: str) -> None:
-    """Within `cleaned_up`: what is printed to standard error once all is cleaned up, if this process was killed."""
+    """Within `cleaned_up`: what is printed to standard error once all is cleaned up, if this process was killed; the
+    last text counts."""
     for run in _open:
-        assert run.janitor.stdin is not None
-        run.janitor.stdin.write(text.encode())
-        run.janitor.stdin.flush()
+        with suppress(OSError):  # it was killed itself
+            os.write(run.janitor.stdin.fileno(), os.fsencode(text) + b"\0")  # type: ignore[union-attr]
 
 
 def new_folder() -> str:
@@ -106,9 +107,21 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     driver = os.getppid()
-    text = sys.stdin.buffer.read()
-    signal.alarm(PATIENCE_S)  # ends this process if one of those cannot be killed
-    clean_up(sys.argv[1], driver)
-    if text and not text.endswith(IN_ORDER):
+    text = (b"\0" + sys.stdin.buffer.read()).split(b"\0")[-2]
+
+    class GaveUp(Exception):
+        """Not one that the clean-up suppresses."""
+
+    def give_up(*_: object) -> NoReturn:
+        raise GaveUp
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE_S)
+    said = [os.fsdecode(text)] if text else []
+    try:
+        clean_up(sys.argv[1], driver)
+    except GaveUp:
+        said.append(f"Processes of that run could not be ended; {sys.argv[1]} may be left.")
+    if said:
         with suppress(OSError):  # the terminal is gone, too
-            print(text.decode(), file=sys.stderr)
+            print(*said, sep="\n", file=sys.stderr)

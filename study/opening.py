@@ -98,16 +98,22 @@ def locked(folder: Path) -> Iterator[int]:
         file = (folder / ".lock").open("a+")
     except OSError as error:
         raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be a folder to write to") from error
+    busy = UsageError(f"{folder.name}: another run is working on it; wait for it, or choose a --name")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             host, _, process = file.read().partition(" ")
-            if host != platform.node() or not process.isdecimal() or psutil.pid_exists(int(process)):
-                message = f"{folder.name}: another run is working on it; wait for it, or choose a --name"
-                raise UsageError(message) from None
+            if host != platform.node() or not re.fullmatch(r"\d{1,9}", process) or psutil.pid_exists(int(process)):
+                raise busy from None
             fcntl.flock(file, fcntl.LOCK_EX)  # it was killed; what it left is being cleaned up
+        try:
+            ours_still = os.path.samestat(os.fstat(file.fileno()), (folder / ".lock").stat())
+        except FileNotFoundError:
+            ours_still = False
+        if not ours_still:  # a run that began nothing has removed it meanwhile
+            raise busy
         file.seek(0)
         file.truncate()
         file.write(f"{platform.node()} {os.getpid()}")

@@ -38,6 +38,7 @@ MARGIN = 1.15
 CONTEXT_BYTES, FRAGMENTATION = 600 << 20, 1.3
 # Without a GPU: what Ray's own processes take, a process with torch, and what a worker has beside it.
 RAY_BYTES, TORCH_BYTES, WORKER_BYTES = 2 << 30, 512 << 20, 256 << 20
+LOGS_BYTES = 64 << 20  # on disk: Ray's logs, which go with it, TensorBoard's files and Optuna's journal
 MEASURED = 8  # networks at most, so that measuring ends
 
 
@@ -186,10 +187,14 @@ def make_plan(
 
 @contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """So many fresh processes, of which none begins before all are there."""
+    """So many fresh processes, of which none begins before all are there. Raises UsageError where one is killed."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, context, initializer=ready, initargs=(context.Barrier(count),)) as pool:
-        yield pool
+        try:
+            yield pool
+        except BrokenProcessPool as error:
+            got = f"{count} processes of which one was killed while speeds were measured"
+            raise UsageError(f"memory: got {got}, must be enough; close other programs") from error
 
 
 def spread(work: dict[str, int]) -> list[str]:
@@ -242,14 +247,17 @@ def estimate(
     runs: dict[str | None, float] = {None: seconds(space.epochs, everything)}
     runs |= {name: seconds(arm.epochs, [plan.speeds[architecture(arm.model)]]) for name, arm in space.arms.items()}
     weights = 4 * max(parameters_of(model) for model in space.models())
-    # A checkpoint holds weights, best weights and up to two optimizer moments; the one-epoch rule keeps everyone's.
+    # A checkpoint holds weights, best weights and up to two optimizer moments, and the next is written beside it; the
+    # one-epoch rule keeps everyone's.
     ends = left.trials + len(left.runs)
-    checkpoints = max(left.trials if rule == "one-epoch" else 0, min(plan.slots, ends))
+    writing = min(plan.slots, ends)
+    predictions = len(left.runs) * space.split.test * 48
+    checkpoints = writing + max(left.trials if rule == "one-epoch" else 0, writing)
     return replace(
         plan,
         search_seconds=search if time_budget_s is None else min(search, time_budget_s),
         confirm_seconds=makespan([runs[name] for name in left.runs], plan.slots) + WORKER_START_S * bool(left.runs),
-        disk_bytes=weights * (4 * checkpoints + len(left.runs)) + len(left.runs) * space.split.test * 48,
+        disk_bytes=weights * (4 * checkpoints + len(left.runs)) + predictions + LOGS_BYTES * bool(ends),
     )
 
 

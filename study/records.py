@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from study.config import TrialConfig, from_dict, to_dict
+from study.config import TrialConfig, from_dict, to_dict, within
 from study.files import (
     LEFT,
     broken,
@@ -65,6 +65,12 @@ class EpochRecord:
     images_per_s: float  # training images a second of training
     diverged: bool = False  # a loss was not finite; it is recorded as null
     attempt: int = 1  # 2 or more where the trial had been started again after a failure or an interruption
+    stopped: bool = False  # by the scheduler, which decides before the epoch is recorded: it is the trial's last
+
+    def __post_init__(self) -> None:
+        whole = 1 <= self.epoch <= 10_000 and self.attempt >= 1
+        if not (whole and 0 <= self.train_accuracy <= 1 and 0 <= self.val_accuracy <= 1):
+            raise ValueError(f"epoch {self.epoch} of attempt {self.attempt}, {self.val_accuracy}")
 
 
 @dataclass(frozen=True)
@@ -74,21 +80,23 @@ class TrialRecord:
     trial_id: str  # s0007 in the search, c0007 in confirm
     stage: Stage
     config: TrialConfig
-    seed: int
+    seed: int = within(0, 10**7)
     arm: str | None = None  # the arm's name; None for a searched configuration
-    max_epochs: int = 0  # the epochs it may run: the space's in the search, its own in confirm
+    max_epochs: int = within(0, 10_000, default=0)  # it may run: the space's in the search, its own in confirm
     status: Status = "pending"
     stop_reason: str | None = None  # finished, asha, one-epoch, diverged, error, time-budget, superseded
     error: str | None = None
-    attempts: int = 0
+    attempts: int = within(0, 10**6, default=0)
     started: float | None = None
     ended: float | None = None
     device: str | None = None
     precision: str | None = None
-    best_epoch: int | None = None
-    train_accuracy_clean: float | None = None  # the train split, evaluated with the best epoch's weights
+    best_epoch: int | None = within(1, 10_000, default=None)
+    train_accuracy_clean: float | None = within(
+        0, 1, default=None
+    )  # the train split, evaluated with the best epoch's weights
     train_loss_clean: float | None = None
-    test_accuracy: float | None = None  # confirm only
+    test_accuracy: float | None = within(0, 1, default=None)  # confirm only
     test_loss: float | None = None
 
     @property
@@ -179,6 +187,8 @@ def read_trial(folder: Path) -> TrialRecord:
         record = TrialRecord(**{**values, "config": from_dict(values["config"])})
         if wrong := misfit(record, TrialRecord) or misfit(left, dict[str, str]):
             raise ValueError(wrong)
+        if record.arm is not None and not record.arm.isprintable():
+            raise ValueError(f"arm {record.arm!r}")
         whose = (record.stage, record.trial_id)
         if whose != (folder.parent.name, folder.name) or not re.fullmatch(r"[a-z]\d{4,}", record.trial_id):
             raise ValueError("{} {}".format(*whose))

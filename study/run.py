@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(typed)
     console = Console(highlight=False)
     study: Study | None = None
+    signal.signal(signal.SIGTERM, _interrupt)  # from the start, so that a stop cleans up at every time
     try:
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
@@ -53,13 +54,15 @@ def main(argv: list[str] | None = None) -> int:
                 study = open_study(arguments)  # a run that has ended meanwhile may have changed it
             elif (study.folder / "study.json").exists():
                 raise UsageError(f"{study.folder.name}: begun by another run meanwhile; choose a --name")
-            files.drop_temporaries(study.folder)
+            if study.earlier:
+                say_if_killed(_if_killed(arguments, study, typed))
+            _drop_leftovers(study)
             return _run(study, loaded, console, typed, arguments)
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
-        print(error, file=sys.stderr)
+        print(*map(files.printable, str(error).splitlines()), sep="\n", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit):  # the last by Ray, where it is stopped while it starts
-        console.print(Text(f"Interrupted. {_way_on(arguments, study, typed)}"), soft_wrap=True)
+        _say(console, f"Interrupted. {_way_on(arguments, study, typed)}")
         return 130
     except Exception as error:
         way_on = _way_on(arguments, study, typed)
@@ -70,6 +73,26 @@ def main(argv: list[str] | None = None) -> int:
         traceback.print_exc()
         print(f"This is a fault of the program, not of what you typed. {way_on}", file=sys.stderr)
         return FAULT
+
+
+def _say(console: Console, text: str) -> None:
+    """Lines as they are, whatever a study's files have put into them."""
+    for line in text.splitlines():
+        console.print(Text(files.printable(line)), soft_wrap=True)
+
+
+def _if_killed(arguments: argparse.Namespace, study: Study, typed: list[str]) -> str:
+    return f"The study was killed. {_way_on(arguments, study, typed)}"
+
+
+def _drop_leftovers(study: Study) -> None:
+    """What kills have left: files half written, and training states of trials that had ended."""
+    files.drop_temporaries(study.folder)
+    for stage in records.STAGES:
+        files.drop_temporaries(study.folder / stage, alone=True)
+        for record in records.read_trials(study.folder, stage):
+            if record.status in ENDED and not (stage == "search" and study.settings.rule == "one-epoch"):
+                records.drop_checkpoint(records.trial_folder(study.folder, record))
 
 
 def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]) -> str:
@@ -192,7 +215,7 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
     elif chosen.fidelity == "preview":
         lines.append("  PREVIEW: nothing is less than in the full study, for the space does not say what should be")
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        _say(console, line)
 
 
 def _run(
@@ -203,13 +226,11 @@ def _run(
     from study import cluster, confirm, execution, progress
     from study.search import Search, candidates
 
-    # Before anything is measured, so that a stop cleans up at every time.
-    signal.signal(signal.SIGTERM, _interrupt)
     folder, chosen, settings = study.folder, study.space, study.settings
     whole, plan, left_to_run = _plan(study)
     _show_plan(console, study, plan, left_to_run)
     if study.earlier:
-        console.print(Text(_recovered(folder)), soft_wrap=True)
+        _say(console, _recovered(folder))
     parts = chosen.split
     try:
         splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
@@ -227,9 +248,9 @@ def _run(
             files.write_whole(folder / "space.yaml", chosen.text.encode())
         command = ["python", "-m", "study.run", *typed]
         book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
-        say_if_killed(f"The study was killed. {_way_on(options, study, typed)}")
+        say_if_killed(_if_killed(options, study, typed))
         for line in ray_cluster.how_to_watch(folder):
-            console.print(Text(line), soft_wrap=True)
+            _say(console, line)
         shared = ray.put(splits)
         board = progress.TensorBoard(folder)
 
@@ -248,7 +269,7 @@ def _run(
                 raise KeyboardInterrupt
         planned = confirm.plan(folder, chosen, candidates(folder, chosen), settings.seed)
         if len(planned) < (chosen.budget.candidates + len(chosen.arms)) * chosen.budget.seeds:
-            console.print(Text("Fewer searched configurations ran to the end than there should be candidates."))
+            _say(console, "Fewer searched configurations ran to the end than there should be candidates.")
         ended = {record.trial_id for record in planned if record.status in ENDED}
         if runs := len(planned) - len(ended):
             shown = progress.StageProgress(console, "confirm", len(planned), ended, runs, plan.confirm_seconds)
@@ -260,6 +281,7 @@ def _run(
     if any(record.status not in ENDED for record in everything):
         raise KeyboardInterrupt
     book.finish()
+    say_if_killed("")
     return _conclude(console, folder, options.data_dir, everything)
 
 
@@ -275,10 +297,10 @@ def _conclude(console: Console, folder: Path, data_dir: Path | None, everything:
     where = "" if folder.parent == Path("results") else f" --results {shlex.quote(str(folder.parent))}"
     where += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
     report = f"{provenance.typed()} -m analysis.report {folder.name}{where}"
-    console.print(Text(f"Done. To see what came out: {report}"), soft_wrap=True)
+    _say(console, f"Done. To see what came out: {report}")
     if failed:
         names = ", ".join(record.trial_id for record in failed)
-        console.print(Text(f"{len(failed)} of {len(everything)} trials failed for good: {names}"), soft_wrap=True)
+        _say(console, f"{len(failed)} of {len(everything)} trials failed for good: {names}")
     return 1 if failed else 0
 
 

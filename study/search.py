@@ -216,8 +216,9 @@ class Search(Listener):
         )
 
     def _settled(self, record: TrialRecord) -> TrialRecord:
-        """The record, ended where a kill came between its first epoch and its end under the one-epoch rule."""
-        if self.rule != "one-epoch" or record.status in ENDED or not self._epochs(record):
+        """The record, ended where a kill came between the epoch after which the trial was stopped, and its end."""
+        epochs = self._epochs(record)
+        if record.status in ENDED or not epochs or not (epochs[-1].stopped or self.rule == "one-epoch"):
             return record
         record = replace(record, status="stopped", stop_reason=self.rule, ended=time.time())
         records.write_trial(self.study, record)

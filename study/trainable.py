@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from study.data import CLASS_NAMES, Splits
 from study.files import drop_temporaries, write_whole
 from study.trainer import Precision, Trainer, save_whole
 
-# A checkpoint is written as soon as the last one's cost is below this share of the time since.
+# A checkpoint is written as soon as what one costs is below this share of the time since the last.
 CHECKPOINT_SHARE = 0.03
 
 
@@ -78,7 +79,8 @@ class TrialTrainable(tune.Trainable):
                 self.trainer = self._fresh_trainer()
         self.reported = 0  # epochs of the history that have been reported
         self.started = time.time()
-        self.saved_at, self.save_seconds = time.monotonic(), 0.0
+        self.saved_at = time.monotonic()
+        self.costs: deque[float] = deque(maxlen=3)  # seconds that the last checkpoints took
         self.gauges = {
             "val_accuracy": Gauge("study_val_accuracy", "Validation accuracy of the last epoch, 0 to 1", ("trial",)),
             "images_per_s": Gauge("study_images_per_s", "Training images a second", ("trial",)),
@@ -128,10 +130,11 @@ class TrialTrainable(tune.Trainable):
 
     def _save_if_due(self, done: bool) -> None:
         now = time.monotonic()
-        if done or self.save_seconds <= CHECKPOINT_SHARE * (now - self.saved_at):
+        # The least of them: a disk that was busy once must not keep hours of work at risk.
+        if done or min(self.costs, default=0.0) <= CHECKPOINT_SHARE * (now - self.saved_at):
             self.trainer.save(self._checkpoint)
             self.saved_at = time.monotonic()
-            self.save_seconds = self.saved_at - now
+            self.costs.append(self.saved_at - now)
 
     def _ending(self) -> dict[str, Any]:
         """Measure what is measured once, with the best epoch's weights; in confirm, predict and keep them."""

@@ -22,7 +22,7 @@ from torch.nn import functional
 from study.augment import augment
 from study.config import TrialConfig
 from study.data import Splits
-from study.files import printable, write_whole
+from study.files import misfit, printable, write_whole
 from study.models import build_model
 from study.optimizers import build_optimizer, build_schedule
 from study.records import EpochRecord
@@ -146,6 +146,10 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.history = [EpochRecord(**values) for values in state["history"]]
+            if wrong := misfit(self.history, list[EpochRecord]):
+                raise ValueError(f"history {wrong}")
+            if [record.epoch for record in self.history] != [*range(1, state["epoch"] + 1)]:
+                raise ValueError(f"epoch {state['epoch']} after {len(self.history)} epochs")
             best = state["best_weights"]
             self.best_weights = None if best is None else {k: v.to(self.device) for k, v in best.items()}
             self.order.set_state(state["order"])

@@ -194,18 +194,25 @@ def test_what_was_measured_on_other_configurations_is_not_kept(study: Path) -> N
     assert set(found.attention.trial_id) == set(found.checks.trial_id) == {"c0001", "c0002"}
 
 
-@pytest.mark.parametrize("other", ["nothing", "another version", "garbage"])
-def test_without_weights_and_earlier_tables_there_are_no_maps(study: Path, other: str) -> None:
+@pytest.mark.parametrize("other", ["another version", "garbage"])
+def test_what_was_measured_with_weights_that_are_gone_is_not_written_over(study: Path, other: str) -> None:
+    path = study / "tables" / "attention.parquet"
+    if other == "another version":
+        pd.read_parquet(path).rename(columns={"variant": "method"}).to_parquet(path)
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    before = path.read_bytes()
+    (study / "confirm" / "c0001" / "best.pt").unlink()
+    with pytest.raises(RecordError, match=f"^{path}: got .*, must be the table that a report wrote; put it back"):
+        gather(study)
+    assert path.read_bytes() == before
+
+
+def test_without_weights_and_earlier_tables_there_are_no_maps(study: Path) -> None:
     for weights in study.glob("confirm/*/best.pt"):
         weights.unlink()
     for name in ATTENTION:
-        path = study / "tables" / name
-        older = pd.read_parquet(path).rename(columns={"variant": "method"})
-        path.unlink()
-        if other == "another version":
-            older.to_parquet(path)
-        elif other == "garbage":
-            path.write_bytes(b"PAR1")
+        (study / "tables" / name).unlink()
     found = gather(study)
     assert found.attention.empty
     assert found.checks.empty

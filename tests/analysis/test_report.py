@@ -2,7 +2,9 @@
 
 import errno
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,7 +15,7 @@ import pytest
 from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
-from analysis import report
+from analysis import evidence, report
 from analysis.sections import scorecard
 from analysis.words import label, linked, plain
 from study import space_file
@@ -275,6 +277,29 @@ def test_what_a_study_cannot_test_is_said_of_the_others(rows: dict[str, tuple[st
     of = [{"study": name, "fidelity": "preview", "verdict": v, "why": why} for name, (v, why) in rows.items()]
     known = pd.DataFrame(of, columns=["study", "fidelity", "verdict", "why"])
     assert scorecard._others(known, "resnet.yaml, optimizer.yaml", own) == said
+
+
+def test_what_lies_outside_of_a_study_is_neither_read_nor_changed(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "results" / "made"))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    kept = outside / f".notes.{platform.node()}.999999999"
+    kept.touch()
+    (folder.parent / "\x1b[2J").mkdir()
+    (folder.parent / "\x1b[2J" / "study.json").touch()
+    assert report.main(["none", "--results", str(folder.parent)]) == 2
+    assert r"\x1b[2J" in capsys.readouterr().err, "nor does it act in the terminal"
+    (folder / "linked").symlink_to(outside)
+    assert report.main(["made", "--results", str(folder.parent)]) == 2
+    assert kept.exists()
+    (folder / "linked").unlink()
+    for name in ("linked", "piped"):
+        (folder.parent / name / "tables").mkdir(parents=True)
+    (folder.parent / "linked" / "tables" / "claims.parquet").symlink_to(folder / "tables" / "claims.parquet")
+    os.mkfifo(folder.parent / "piped" / "tables" / "claims.parquet")
+    assert evidence._elsewhere(folder).empty
 
 
 def test_ray_stays_out() -> None:

@@ -22,7 +22,7 @@ Key = tuple[Stage, str | None, str, int]
 
 
 class Study:
-    """One study, begun or resumed as often as is wished; none of its trials is stopped early."""
+    """One study, begun or resumed as often as is wished; none of its trials is stopped early, unless by `scheduler`."""
 
     def __init__(self, results: Path, space: str) -> None:
         self.results, self.folder = results, results / "space"
@@ -30,12 +30,13 @@ class Study:
         self.space.write_text(space)
         self.temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # short, for Ray's sockets
         self.statuses: list[int] = []
+        self.scheduler = "none"
         self.said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def run(self, disturb: Callable[[subprocess.Popen[str]], None], *options: str) -> int:
         """Begin or resume it; returns the exit status, when all that it started has ended too."""
         begun = (self.folder / "study.json").exists()
-        new = ["--space", str(self.space), "--name", "space", "--scheduler", "none"]
+        new = ["--space", str(self.space), "--name", "space", "--scheduler", self.scheduler]
         new += ["--cpus-per-trial", "1", "--fidelity", "full"]
         what = ["--resume", "space"] if begun else new
         command = [sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]

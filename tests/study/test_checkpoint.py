@@ -141,6 +141,18 @@ def test_what_may_be_whole_is_not_called_broken(
         trainer.load(tmp_path / "checkpoint.pt")
 
 
+@pytest.mark.parametrize("epoch", [0, 2, 999])
+def test_a_checkpoint_whose_epochs_are_not_those_of_its_history_is_named(
+    epoch: int, small_splits: Splits, tmp_path: Path
+) -> None:
+    trainer = run(trainer_of(PLAIN, small_splits), 1)
+    path = tmp_path / "checkpoint.pt"
+    trainer.save(path)
+    save_whole(path, torch.load(path, weights_only=True) | {"epoch": epoch})
+    with pytest.raises(ValueError, match=f"^{path}: got .*epoch {epoch} after 1 epochs"):
+        trainer_of(PLAIN, small_splits).load(path)
+
+
 @pytest.mark.parametrize(
     "key", ["epoch", "history", "model", "best_weights", "optimizer", "schedule", "order", "global"]
 )

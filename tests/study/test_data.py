@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,20 @@ def test_when_nothing_can_be_fetched_the_message_says_everything_that_was_tried(
     for part in ("no route to host", "no apt-get", data.DEBIAN_PACKAGE, "--data-dir"):
         assert part in str(caught.value)
     assert not nowhere.exists()
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(data, "SILENT_S", 0.1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        mirror = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        monkeypatch.setattr("torchvision.datasets.FashionMNIST.mirrors", [mirror])
+        with pytest.raises(DataError, match=r"download by torchvision: .*timed out"):
+            data.load()
+    assert socket.getdefaulttimeout() is None
+    assert "fetching it" in capsys.readouterr().err
 
 
 def test_without_apt_the_package_is_not_tried(nowhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

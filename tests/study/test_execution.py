@@ -121,6 +121,35 @@ def test_an_epoch_is_recorded_once_for_each_attempt_that_trained_it(
     ]
 
 
+def test_the_epoch_after_which_the_scheduler_stops_a_trial_says_so(running: Running) -> None:
+    """Tune asks the scheduler before it tells of the result; a trial that has ended by itself was not stopped."""
+    running.attempt(1)
+    result = running.trial.last_result | {"done": True}
+    running.recorder.on_trial_result(0, [running.trial], running.trial, result)
+    assert [epoch.stopped for epoch in records._lines(running.folder / "epochs.jsonl")] == [False, True]
+    running.attempt(3)
+    assert running.trial.last_result["done"]
+    assert [epoch.stopped for epoch in records.read_epochs(running.folder)] == [False, False, False]
+
+
+def test_one_slow_checkpoint_does_not_put_off_the_next(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, costs, saved = [0.0], iter([0.05, 0.05, 20.0, 0.05, 0.05, 0.05]), []
+    worker = running.worker(running.trial.config)
+    worker._begin()
+    monkeypatch.setattr("study.trainable.time.monotonic", lambda: now[0])
+
+    def save(path: Path) -> None:
+        saved.append(now[0])
+        now[0] += next(costs)
+
+    monkeypatch.setattr(worker.trainer, "save", save)
+    worker.saved_at = 0.0
+    for _ in range(6):
+        now[0] += 5
+        worker._save_if_due(False)
+    assert len(saved) == 6
+
+
 def test_an_epoch_whose_line_a_kill_cut_is_recorded_from_the_checkpoint(running: Running) -> None:
     running.attempt(2, checkpoint_at=2)
     path = running.folder / "epochs.jsonl"

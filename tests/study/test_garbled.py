@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -246,7 +247,7 @@ def test_garbled_weights_are_named(seed: int, made: Path, tmp_path_factory: pyte
 
 @many(100)
 @given(name=st.sampled_from(["predictions", "trials"]), seed=st.integers(0, 10**9))
-def test_a_garbled_table_of_an_earlier_report_is_as_if_it_were_not_there(
+def test_a_garbled_table_of_an_earlier_report_is_named(
     name: str, seed: int, made: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("garbled")
@@ -254,9 +255,8 @@ def test_a_garbled_table_of_an_earlier_report_is_as_if_it_were_not_there(
     content, another = ((made / "tables" / f"{of}.parquet").read_bytes() for of in (name, "epochs"))
     path.parent.mkdir()
     path.write_bytes(garble(Random(seed), content, another))
-    found = tables.earlier(folder, name)
-    if len(found):
-        pd.testing.assert_frame_equal(found, tables.earlier(made, name))
+    with suppress(RecordError):
+        pd.testing.assert_frame_equal(tables.earlier(folder, name), tables.earlier(made, name))
 
 
 @many(60)

@@ -29,6 +29,7 @@ with cleaned_up(lock.fileno()) as folder:
         [sys.executable, "-c", "import time; time.sleep(600)"],
         stdout=open(folder + "/log", "w"), start_new_session=True, env={},
     )
+    say_if_killed("Not that.")
     say_if_killed("Go on!")
     print(folder, child.pid, unmarked.pid, flush=True)
     time.sleep(600 if sys.argv[2] == "waits" else 0)
@@ -55,7 +56,9 @@ def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> N
             assert not Path(folder).exists()
             for child in children:
                 assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-        assert driver.stderr.read().endswith("Go on!\n") == (end in (signal.SIGKILL, signal.SIGHUP))
+        said = driver.stderr.read()
+        assert "Not that." not in said
+        assert said.endswith("Go on!\n") == (end in (signal.SIGKILL, signal.SIGHUP))
 
 
 def test_other_processes_are_left_alone(tmp_path: Path) -> None:
@@ -74,3 +77,22 @@ def test_other_processes_are_left_alone(tmp_path: Path) -> None:
         assert other.poll() is None
         other.communicate(b"\n")
         assert other.returncode == 0
+
+
+def test_what_cannot_be_ended_is_said(tmp_path: Path) -> None:
+    """And how to go on all the same."""
+    code = (
+        "import runpy, sys, psutil; from study import janitor; psutil.Process.kill = lambda self: None; "
+        "sys.argv = ['janitor.py', sys.argv[1]]; source = open(janitor.__file__).read().replace('S = 60', 'S = 1'); "
+        "exec(compile(source, janitor.__file__, 'exec'), {'__name__': '__main__'})"
+    )
+    pipe, folder = subprocess.PIPE, tmp_path / "scratch"
+    folder.mkdir()
+    environment = os.environ | {"STUDY_SCRATCH": str(folder)}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=pipe, env=environment) as stays:
+        done = subprocess.run([sys.executable, "-c", code, str(folder)], input=b"Go on!\0", stderr=pipe, check=True)
+        stays.communicate(b"\n")
+    assert done.stderr.decode().splitlines() == [
+        "Go on!",
+        f"Processes of that run could not be ended; {folder} may be left.",
+    ]

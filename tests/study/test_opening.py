@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from made_space import read
 from made_trials import ended
 from rich.console import Console
 
-from study import files, plan, provenance, run
+from study import files, plan, provenance, records, run
 from study.data import FashionMNIST
 from study.files import RecordError
 from study.opening import Settings, Study, UsageError, locked, open_study
@@ -284,6 +285,44 @@ def test_a_folder_in_which_nothing_was_begun_is_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "theirs"]
 
 
+def test_a_lock_that_another_run_has_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = fcntl.flock
+
+    def removed(file: Any, how: int) -> None:
+        (tmp_path / "new" / ".lock").unlink()
+        take(file, how)
+
+    monkeypatch.setattr("study.opening.fcntl.flock", removed)
+    with pytest.raises(UsageError, match="another run"), locked(tmp_path / "new"):
+        pass
+
+
+def test_nothing_of_a_study_acts_in_the_terminal(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    about = files.read_json(begun / "study.json")
+    about |= {"schema_version": 0, "git": {"commit": "\x1b]52;c;Y3Vy\x07\x1b[2J"}}
+    files.write_json(begun / "study.json", about)
+    (begun.parent / "\x1b[2J").mkdir()
+    (begun.parent / "\x1b[2J" / "study.json").touch()
+    for name in ("begun", "none"):
+        assert run.main(["--resume", name, "--results", str(begun.parent)]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).replace("\n", "").isprintable()
+    assert r"\x1b]52" in printed.err
+
+
+def test_what_kills_have_left_is_removed_when_a_study_goes_on(begun: Path) -> None:
+    study = opened(begun, "--resume", "begun")
+    record = TrialRecord("s0001", "search", next(iter(study.space.arms.values())), 0, "one", 1, status="completed")
+    records.write_trial(begun, record)
+    folder = records.trial_folder(begun, record)
+    left = [folder / name for name in (".checkpoint.pt.deadhost.4", f".best.pt.deadhost.{10**20}", "checkpoint.pt")]
+    for path in left:
+        path.touch()
+    (folder / ".x.deadhost.7").mkdir()
+    run._drop_leftovers(study)
+    assert [path.exists() for path in left] == [False, True, False]
+
+
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt, 130), (SystemExit, 130), (RuntimeError, run.FAULT)])
 def test_a_stop_while_measuring_leaves_nothing_behind(
     stop: type[BaseException], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -338,7 +377,7 @@ def test_an_extension_that_is_not_written_down_yet_is_typed_again(
     ("results", "free", "message"),
     [
         ("new/results", 1 << 40, ""),
-        ("new/results", 1000, "--results: got 0 MiB free at {folder}, must be 5\n"),
+        ("new/results", 1000, "--results: got 0 MiB free at {folder}, must be 70\n"),
         ("file/results", 1 << 40, "--results: got {folder}/file/results, must be a folder to write to\n"),
     ],
 )

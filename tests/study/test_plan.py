@@ -15,7 +15,19 @@ from made_space import RICH, read
 from study import plan
 from study.config import MODELS, FashionCNN, Model, ResNet
 from study.opening import UsageError
-from study.plan import RAY_BYTES, WORKER_BYTES, Plan, between, estimate, make_plan, makespan, measures, rest, spread
+from study.plan import (
+    LOGS_BYTES,
+    RAY_BYTES,
+    WORKER_BYTES,
+    Plan,
+    between,
+    estimate,
+    make_plan,
+    makespan,
+    measures,
+    rest,
+    spread,
+)
 from study.probe import Speed, architecture, flops, parameters_of
 from study.records import TrialRecord
 from study.search import expected_epochs
@@ -62,8 +74,9 @@ def test_every_trial_to_the_end() -> None:
     # 52 + 48 + 56 beside 56 + 52 + 48.
     assert found.confirm_seconds == pytest.approx(9 + 156)
     assert found.seconds == pytest.approx(15 + 113 + 165)
-    # Two checkpoints of four times the larger network's weights, six best ones, six predictions of 10,000 images.
-    assert found.disk_bytes == 4 * 12_778 * (2 * 4 + 6) + 6 * 10_000 * 48
+    # Two checkpoints of four times the larger network's weights and two being written, six best ones, six predictions
+    # of 10,000 images.
+    assert found.disk_bytes == 4 * 12_778 * (4 * 4 + 6) + 6 * 10_000 * 48 + LOGS_BYTES
     assert replace(found, search_seconds=0.0, confirm_seconds=0.0, disk_bytes=0) == PLAN
 
 
@@ -71,7 +84,7 @@ def test_the_one_epoch_rule_trains_three_of_four_on_and_keeps_every_checkpoint()
     found = estimate(PLAN, SPACE, "one-epoch")
     assert found.search_seconds == pytest.approx(9 + ((4 + 3 * 2) * 15.75 + 4 * (3.75 + 1)) / 2)
     assert found.confirm_seconds == pytest.approx(165)
-    assert found.disk_bytes == 4 * 12_778 * (4 * 4 + 6) + 6 * 10_000 * 48
+    assert found.disk_bytes == 4 * 12_778 * (6 * 4 + 6) + 6 * 10_000 * 48 + LOGS_BYTES
 
 
 def test_asha_costs_less_than_every_trial_to_the_end_and_more_than_an_epoch_each() -> None:
@@ -132,7 +145,7 @@ def test_an_interrupted_confirm_leaves_the_runs_that_have_not_ended() -> None:
     assert (left.epochs, left.trials, left.runs) == (0, 0, ("longer", None, "longer", "other"))
     found = estimate(PLAN, SPACE, "none", None, left)
     assert (found.search_seconds, found.confirm_seconds) == (0, 9 + 52 + 56)  # beside 56 and 48
-    assert found.disk_bytes == 4 * 12_778 * (2 * 4 + 4) + 4 * 10_000 * 48
+    assert found.disk_bytes == 4 * 12_778 * (4 * 4 + 4) + 4 * 10_000 * 48 + LOGS_BYTES
 
 
 def test_a_finished_study_needs_nothing_and_a_search_whose_time_is_over_no_more() -> None:

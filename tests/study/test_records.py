@@ -178,14 +178,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @given(
     numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=8, max_size=8),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     diverged=st.booleans(),
     attempt=st.integers(1, 9),
 )
 @settings(max_examples=50, deadline=None)
 def test_an_epoch_is_read_to_the_last_bit(
-    numbers: list[float], diverged: bool, attempt: int, tmp_path_factory: pytest.TempPathFactory
+    numbers: list[float],
+    shares: tuple[float, float],
+    diverged: bool,
+    attempt: int,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("trial")
+    numbers[2], numbers[4] = shares  # accuracies
     record = EpochRecord(4, *numbers, diverged=diverged, attempt=attempt)
     records.append_epoch(folder, record)
     assert records.read_epochs(folder) == [record]

@@ -227,6 +227,23 @@ def test_proposals_keep_away_from_where_trials_diverged(space: Space, tmp_path: 
     assert sum(lr > 0.05 for lr in proposed) <= 3  # of draws at random 6, and 11 where the diverged count as complete
 
 
+def test_a_kill_between_an_epoch_and_the_stop_after_it_lets_no_trial_go_on(space: Space, tmp_path: Path) -> None:
+    searched = Search(tmp_path, space, 0, "asha")
+    first, cut = searched.next_trial(), searched.next_trial()
+    assert first is not None
+    assert cut is not None
+    ended(tmp_path, first, [0.8] * 2, status="running")
+    ended(tmp_path, cut, [0.1], status="running")
+    line = replace(records.read_epochs(records.trial_folder(tmp_path, cut))[-1], stopped=True)
+    records.append_epoch(records.trial_folder(tmp_path, cut), line)
+    again = Search(tmp_path, space, 0, "asha")
+    assert again.ended == {cut.trial_id}
+    assert [record.trial_id for record in again.waiting] == [first.trial_id]
+    (settled,) = [r for r in records.read_trials(tmp_path, "search") if r.trial_id == cut.trial_id]
+    assert (settled.status, settled.stop_reason) == ("stopped", "asha")
+    assert {"PRUNED"} == {t.state.name for t in again.proposer.study.trials if t.user_attrs["trial_id"] == cut.trial_id}
+
+
 # The one-epoch rule
 
 
