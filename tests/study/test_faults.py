@@ -187,9 +187,8 @@ def test_what_asha_has_stopped_stays_stopped(study: Study) -> None:
     for record, epochs in trials:
         assert [epoch.stopped for epoch in epochs[:-1]] == [False] * (len(epochs) - 1)
         assert epochs[-1].stopped == (record.status == "stopped")
-    print(
-        f"\ndriver killed under ASHA: {len(study.statuses)} runs, {sum(r.status == 'stopped' for r, _ in trials)} stopped"
-    )
+    stopped = sum(record.status == "stopped" for record, _ in trials)
+    print(f"\ndriver killed 10 times under ASHA: {len(study.statuses)} runs, {stopped} of {TRIALS} trials stopped")
 
 
 def test_a_study_that_is_removed_while_it_runs_stays_removed(study: Study) -> None:
