@@ -60,7 +60,7 @@ WHOLE_EPOCHS = (1 / 6) ** 0.5  # standard deviation that rounding gives the diff
 STUDIES = ("fashion_cnn.yaml", "resnet.yaml")  # any study with a confirmed arm will do
 RESNET, CNN = "ResNet-18 project", "CNN project"
 BY_CHANCE = "than if what is answered wrongly did not depend on the label"
-BY_CHOICE = "the amounts of each corruption were chosen so that it costs accuracy: the finding is how much"
+BY_CHOICE = "each corruption's amounts were chosen so that it costs accuracy, and the finding is how much"
 
 
 @dataclass(frozen=True)
@@ -353,10 +353,12 @@ def _augmentation_robustness(runs: Runs) -> Found:
 
     outside, inside = ([name for name in ordinary if (name in made) == wanted] for wanted in (False, True))
     found = less(outside, "under kinds of change that the training augmentation does not make")
-    notes = [less(inside, "under the kinds that it makes, whatever their size").sentence] if inside else []
+    notes = []
     for family in dict.fromkeys(CORRUPTIONS[name].family for name in outside):
         of_family = [name for name in outside if CORRUPTIONS[name].family == family]
         notes.append(less(of_family, f"of these, {family}").sentence)
+    if inside:
+        notes.append(less(inside, "under the kinds that it makes, whatever their size").sentence)
     return Found([found], notes)
 
 
