@@ -11,13 +11,13 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
+from analysis.failures import CONFIDENT
 from study.data import CLASS_NAMES
 
 Reals = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
 
 BINS = 15
-CONFIDENT = 0.9
 MEASURES = {
     "ece": "expected calibration error over 15 bins of equal size, in [0, 1], 0 is best",
     "brier": "Brier score, Σ over the classes, in [0, 2], 0 is best",

@@ -30,6 +30,7 @@ from analysis.effects import Effect, over_seeds, signed
 from analysis.failures import CONFIDENT, PAIRS, SIMILAR
 from analysis.measures import (
     ACCURACY,
+    DARK,
     LOSS,
     NO_SHAPE,
     NO_TEXTURE,
@@ -51,7 +52,7 @@ from analysis.measures import (
 )  # fmt: skip
 from analysis.runs import SCHEDULES, NotTested, Runs
 from analysis.statistics import quotient
-from analysis.words import number, p_value, percent
+from analysis.words import number, p_value, percent, start
 from study.data import CLASS_NAMES
 
 FAST = (0.9, 0.92)  # validation accuracies whose first epoch is compared
@@ -60,7 +61,7 @@ WHOLE_EPOCHS = (1 / 6) ** 0.5  # standard deviation that rounding gives the diff
 STUDIES = ("fashion_cnn.yaml", "resnet.yaml")  # any study with a confirmed arm will do
 RESNET, CNN = "ResNet-18 project", "CNN project"
 BY_CHANCE = "than if what is answered wrongly did not depend on the label"
-BY_CHOICE = "each corruption's amounts were chosen so that it costs accuracy, and the finding is how much"
+BY_CHOICE = "the corruptions and their amounts were chosen so that each costs accuracy, and the finding is how much"
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _similar_classes(runs: Runs) -> Found:
         quotient(share, (failures.expected(confusion) * within).sum(axis=(1, 2))),
     )
     pairs = {
-        f"{first} and {second}": (confusion[0] * failures.members(name)).sum() / errors[0]
+        f"{first} and {second}": float(quotient((confusion[0] * failures.members(name)).sum(), errors[0]))
         for name, (first, second) in PAIRS.items()
     }
     return Found(
@@ -218,9 +219,10 @@ def _low_contrast(runs: Runs) -> Found:
     return Found(
         [
             excess_error(runs, "low_contrast"),
-            fall(runs, "silhouette_fill", "as the garment's own contrast is taken away"),
+            fall(runs, "silhouette_fill", "as the garment's own contrast is taken away, by filling it with its mean"),
         ],
         [
+            excess_error(runs, DARK).sentence,
             fall(runs, "contrast", "as the whole image's contrast is taken away, background included").sentence,
             fall(runs, "darken", "as the whole image is darkened").sentence,
         ],
@@ -353,13 +355,22 @@ def _augmentation_robustness(runs: Runs) -> Found:
 
     outside, inside = ([name for name in ordinary if (name in made) == wanted] for wanted in (False, True))
     found = less(outside, "under kinds of change that the training augmentation does not make")
-    notes = []
+    alone = {name: less([name], "").value for name in outside}
+    sign = -1 if found.value < 0 else 1
+    most = sorted(outside, key=lambda name: -sign * alone[name])[:2]
+    those = " and ".join(f"{name.replace('_', ' ')} ({signed(alone[name])} %)" for name in most)
+    fewer = sum(value > 0 for value in alone.values())
+    notes = [
+        f"{start(after)} errs less under {fewer} of {len(outside)} such kinds, and more under the others or as often; "
+        f"what is found rests most on {those}.",
+        less([name for name in outside if name not in most], "under the others alone").sentence,
+    ]
     for family in dict.fromkeys(CORRUPTIONS[name].family for name in outside):
         of_family = [name for name in outside if CORRUPTIONS[name].family == family]
         notes.append(less(of_family, f"of these, {family}").sentence)
     if inside:
         notes.append(less(inside, "under the kinds that it makes, whatever their size").sentence)
-    return Found([found], notes)
+    return Found([found], notes, BY_CHOICE)
 
 
 @claim(

@@ -15,7 +15,18 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from analysis import descriptors, failures, importance, statistics, tables, verdicts
+from analysis import (
+    claims,
+    corruptions,
+    descriptors,
+    effects,
+    failures,
+    importance,
+    measures,
+    statistics,
+    tables,
+    verdicts,
+)
 from analysis.forward import Networks, cached, digest
 from analysis.importance import Compared
 from analysis.pairs import Pair, on_show, pairs
@@ -30,6 +41,8 @@ from study.files import RecordError, read_json, refuse_links
 from study.space_file import SpaceError
 
 SEED = 0  # of every sample that is drawn here
+
+JUDGES = (claims, corruptions, effects, measures, statistics, verdicts)  # code that a verdict rests on
 
 # The tables that predictions and networks give.
 OF_NETWORKS = ("images", "failures", "attention", "attention_checks", "stress", "calibration")
@@ -53,7 +66,7 @@ class Evidence:
     calibration: pd.DataFrame
     claims: pd.DataFrame
     runs: Runs  # the tables that claims are judged by
-    elsewhere: pd.DataFrame  # rows of the tables claims of other studies in the same folder
+    elsewhere: pd.DataFrame  # rows of the tables claims of other studies in the same folder; `judged` if by other code
     reference: str | None  # the arm that others are held against: see `Runs.reference`
     pairs: list[Pair]  # of the best configurations
     maps: dict[str, pd.DataFrame]  # by trial: of the images that cards show, 28×28, predicted and true
@@ -100,7 +113,7 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
     runs = Runs(trials, epochs, predictions, **{name: found[name] for name in OF_NETWORKS if name != "failures"})
     found["claims"] = verdicts.judge(runs).assign(**study)
     for name in ("images", "failures", "importance", "claims"):
-        tables.write(folder, name, found[name])
+        tables.write(folder, name, found[name], digest(*JUDGES) if name == "claims" else "")
     return Evidence(
         folder=folder, about=about, trials=trials, epochs=epochs, predictions=predictions, standings=standings,
         images=images, failures=found["failures"], attention=found["attention"], checks=found["attention_checks"],
@@ -118,8 +131,11 @@ def _elsewhere(folder: Path) -> pd.DataFrame:
         with suppress(RecordError, OSError):
             if study != folder:
                 refuse_links(study)
-                others.append(tables.earlier(study, "claims"))
-    return pd.concat(others, ignore_index=True) if others else pd.DataFrame(columns=SCHEMAS["claims"].names)
+                same = tables.key_of(study, "claims") == digest(*JUDGES)
+                others.append(tables.earlier(study, "claims").assign(judged="" if same else ", judged by other code"))
+    return (
+        pd.concat(others, ignore_index=True) if others else pd.DataFrame(columns=[*SCHEMAS["claims"].names, "judged"])
+    )
 
 
 def _images(

@@ -143,8 +143,12 @@ def patterns(descriptors: pd.DataFrame, label: npt.ArrayLike) -> pd.DataFrame:
     (N,) is the class of each row. A descriptor that is the same for a whole class marks none of it.
     """
     signed = pd.DataFrame({n: descriptors[d] * (-1 if upper else 1) for n, (d, upper) in EXTREMES.items()})
-    bounds = signed.groupby(np.asarray(label)).transform(lambda values: values.quantile(FIFTH))
-    return signed < bounds
+    return lowest_fifth(signed, label)
+
+
+def lowest_fifth(values: pd.DataFrame, label: npt.ArrayLike) -> pd.DataFrame:
+    """Which rows are in the lowest fifth of their class, of each column: bool. `label` (N,) is the class of each."""
+    return values < values.groupby(np.asarray(label)).transform(lambda of_class: of_class.quantile(FIFTH))
 
 
 def categories(predictions: pd.DataFrame, descriptors: pd.DataFrame) -> pd.DataFrame:

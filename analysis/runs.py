@@ -122,12 +122,21 @@ class Runs:
     def factorial(self) -> dict[tuple[str, str], str]:
         """The arms of {SGD, Adam} × {none, step, cosine}, all else equal, by optimizer and schedule."""
         for arms in self.alike(*OPTIMIZATION):
+            arms = arms[arms.hp_optimizer.isin(OPTIMIZERS)]
+            held = {
+                "hp_optimizer": ["hp_lr", "hp_momentum", "hp_nesterov"],
+                "hp_schedule": ["hp_step_size", "hp_gamma"],
+            }
+            if any((arms.groupby(by)[columns].nunique() > 1).to_numpy().any() for by, columns in held.items()):
+                continue
             cells = {(str(a.hp_optimizer), str(a.hp_schedule)): str(a.Index) for a in arms.itertuples()}
             wanted = {(optimizer, schedule) for optimizer in OPTIMIZERS for schedule in SCHEDULES}
             if wanted <= cells.keys():
                 self._must_step(*cells.values())
                 return {cell: cells[cell] for cell in sorted(wanted)}
-        raise NotTested("it takes arms of SGD and Adam, each with no schedule, StepLR and cosine, all else equal")
+        raise NotTested(
+            "it takes arms of SGD and Adam, each at one rate with no schedule, StepLR and cosine, all else equal"
+        )
 
     def shortcuts(self) -> list[tuple[str, str]]:
         """Pairs of arms without shortcuts and with them, all else equal; the shallowest first."""

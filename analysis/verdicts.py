@@ -29,7 +29,7 @@ COLUMNS = {
     "p": "two-sided p of the claim: the largest of its effects', or, contradicted by one of k, k times its; null where "
     "there is none",
     "p_holm": "adjusted for all tested claims (Holm 1979)",
-    "p_sign_flip": "of the sign-flip test over seeds for the effect that decides, not adjusted; null for one seed",
+    "p_sign_flip": "of the sign-flip test over seeds for the effect that decides, not adjusted; null without p",
     "smallest": "the smallest effect that matters, in the same unit",
     "seeds": "seeds that it is estimated from",
     "images": "test images that it is measured on; null where it is read off the trials",
@@ -110,15 +110,23 @@ def _test(claim: Claim, runs: Runs) -> Judged:
     return Judged(claim, found, reason, "; ".join(f"{said} ({arm})" for arm, said in lost.items()))
 
 
+def _said(one: Judged) -> list[str]:
+    """What was found, in sentences; of several effects what each by itself would say."""
+    if one.found is None:
+        return [f"{start(one.reason)}."]
+    effects = one.found.effects
+    alone = [f" By itself: {effect.verdict}." if len(effects) > 1 else "" for effect in effects]
+    return [*(effect.sentence + said for effect, said in zip(effects, alone, strict=True)), *one.found.notes]
+
+
 def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
     claim, found, decides = one.claim, one.found, one.decides
-    said = [*(effect.sentence for effect in found.effects), *found.notes] if found else [f"{start(one.reason)}."]
     differ = "its parts differ" if one.parts_differ else ""
     limits = start("; ".join(filter(None, [one.lost, differ, found.limits if found else ""])))
     row: dict[str, object] = {
         "claim": claim.name, "text": claim.text, "source": claim.source, "said": claim.said, "measure": claim.measure,
         "spaces": ", ".join(claim.spaces), "verdict": "inconclusive" if one.lost else NOT_TESTED,
-        "why": ": ".join(filter(None, [limits, " ".join(said)])),
+        "why": ": ".join(filter(None, [limits, " ".join(_said(one))])),
     }  # fmt: skip
     if decides is None:
         return row
@@ -126,10 +134,11 @@ def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
     p_holm = adjusted[claim.name]
     if verdict in ("supported", "contradicted") and p_holm > LEVEL:
         verdict = "inconclusive"
+    unsure = verdict == "inconclusive" and not one.parts_differ
     return row | {
         "verdict": verdict, "effect_of": effect.what, "unit": effect.unit, "effect": effect.value, "low": effect.low,
         "high": effect.high, "p": p, "p_holm": p_holm,
-        "p_sign_flip": sign_flip(effect.own) if effect.seeds > 1 else None,
+        "p_sign_flip": None if effect.p is None else sign_flip(effect.own),
         "smallest": effect.smallest, "seeds": effect.seeds, "images": effect.images,
-        "seeds_needed": seeds_needed(effect, LEVEL / len(adjusted)) if verdict == "inconclusive" else None,
+        "seeds_needed": seeds_needed(effect, LEVEL / len(adjusted)) if unsure else None,
     }  # fmt: skip

@@ -107,7 +107,7 @@ def environment(about: dict[str, Any]) -> Section:
         "created": about.get("created"),
         "ended": about.get("ended"),
         "commit": _commit(git),
-        "page made by commit": _commit(git_state()),
+        "page made by commit": _commit(git_state("analysis")),
         "hardware": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in hardware.items() if value),
         "how trials ran": ", ".join(f"{key} {setting(plan[key])}" for key in each if key in plan),
         "split": ", ".join(f"{name} {number}" for name, number in split.items()),

@@ -104,7 +104,10 @@ def _others(rows: pd.DataFrame, spaces: str, own: str) -> str:
     for this study's `own`, and of those that have been run why they do not."""
     if _tested(rows):
         rows = rows[rows.verdict != NOT_TESTED]
-        of = [f"study {row.study}: {_verdict(row, row.fidelity == 'preview')}. {row.why}" for row in rows.itertuples()]
+        of = [
+            f"study {row.study}{row.judged}: {_verdict(row, row.fidelity == 'preview')}. {row.why}"
+            for row in rows.itertuples()
+        ]
         return " ".join(of)
     stems = {space.removesuffix(".yaml"): space for space in spaces.split(", ") if space != own}
     run = rows[rows.study.isin(list(stems))]

@@ -60,6 +60,7 @@ def made(
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"image": np.arange(images), **{name: rng.random(images) < 0.2 for name in EXTREMES}})
     table["label_suspect"] = np.arange(images) % 50 == 0
+    table["brightness"] = np.arange(images) % 97 / 97
     label, hard = rng.integers(0, 10, images), rng.normal(0, ALIKE**0.5, images)
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     for place, (name, config) in enumerate(space_file.load(space_file.FOLDER / space).arms.items()):

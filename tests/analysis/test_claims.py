@@ -14,7 +14,7 @@ from made_runs import SEEDS, TABLES, Arm, made, without
 from analysis import runs as runs_module
 from analysis.attention import VARIANTS
 from analysis.claims import CLAIMS, Found
-from analysis.effects import Effect
+from analysis.effects import Effect, over_seeds
 from analysis.runs import NoRows, Runs
 from analysis.verdicts import COLUMNS, NOT_TESTED, Judged, judge
 from study import space_file
@@ -325,6 +325,35 @@ def test_other_settings_than_the_sources_are_not_theirs(column: str, value: obje
             dataclasses.replace(runs, trials=changed).sources()
 
 
+@pytest.mark.parametrize(
+    ("column", "of", "value"),
+    [("hp_lr", "sgd_step", 1e-3), ("hp_momentum", "sgd_none", 0.0), ("hp_gamma", "adam_step", 0.5)],
+)
+def test_a_main_effect_takes_arms_that_differ_in_nothing_else(column: str, of: str, value: float) -> None:
+    runs = made(BOTH, seeds=2, images=FEW)
+    assert len(runs.factorial()) == 6
+    another = runs.trials.copy()
+    another.loc[another.arm == of, column] = value
+    second = pd.concat([runs.trials, another[another.arm == of].assign(arm="zz")], ignore_index=True)
+    for trials in (another, second):
+        with pytest.raises(runs_module.NotTested, match="all else equal"):
+            dataclasses.replace(runs, trials=trials).factorial()
+
+
+def test_a_seed_of_which_nothing_can_be_counted_leaves_no_p() -> None:
+    runs = made(CNN, images=FEW)
+    runs.predictions.loc[(runs.predictions.arm == "baseline") & (runs.predictions.seed == 0), "confidence"] = 0.5
+    row = judge(runs).set_index("claim").loc["overconfident-errors"]
+    assert row.verdict == "inconclusive"
+    assert row[["low", "p", "p_sign_flip", "seeds_needed"]].isna().all()
+
+
+def test_what_no_verdict_rests_on_is_said(studies: dict[str, pd.DataFrame]) -> None:
+    found = studies["cnn wrong"].why
+    assert "Error rate of the darkest fifth of each class, less the others' (baseline): " in found["low-contrast-fails"]
+    assert "Augmented errs less under 0 of 13 such kinds" in found["augmentation-helps-robustness"]
+
+
 @pytest.mark.parametrize("space", ["resnet.yaml", "optimizer.yaml"])
 def test_a_preview_has_the_sources_settings_on_a_smaller_scale(space: str) -> None:
     runs = made(space, seeds=2, images=FEW)
@@ -403,3 +432,16 @@ def test_a_claim_of_several_effects(intervals: list[tuple[float, float]], verdic
     assert judged.decides is not None
     assert (judged.decides[2], int(judged.decides[0].what)) == (verdict, decides)
     assert judged.parts_differ == (intervals == [(-0.4, 0.4), (2, 5)])
+
+
+def test_no_number_of_seeds_settles_parts_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = {"small": (0.05, 0.25, 0.45), "vague": (-0.9, 0.1, 1.1), "large": (2.8, 3.0, 3.2)}
+    small, vague, large = (over_seeds([*values] * 2, name, "points", 0.5) for name, values in of.items())
+    assert (small.verdict, large.verdict) == ("no material effect", "supported")
+    for effects, settled in (([small, large], False), ([vague, large], True)):
+        test = dataclasses.replace(CLAIMS[0], test=lambda runs, of=effects: Found(of))
+        monkeypatch.setattr("analysis.verdicts.CLAIMS", [test])
+        row = judge(made(CNN, seeds=2, images=FEW)).iloc[0]
+        assert row.verdict == "inconclusive"
+        assert row.why.startswith("Its parts differ: ") != settled
+        assert pd.notna(row.seeds_needed) == settled

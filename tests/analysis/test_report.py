@@ -15,7 +15,7 @@ import pytest
 from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
-from analysis import evidence, report
+from analysis import evidence, report, tables
 from analysis.sections import scorecard
 from analysis.words import label, linked, plain
 from study import space_file
@@ -269,13 +269,13 @@ def test_a_study_that_cannot_be_written_says_what_can_be_done(
         (
             {"mine": ("supported", "It is."), "optimizer": ("not tested", "No run reaches 90 %.")},
             "resnet.yaml",
-            "study mine: ✓ supported (preview). It is.",
+            "study mine, judged by other code: ✓ supported (preview). It is.",
         ),
     ],
 )
 def test_what_a_study_cannot_test_is_said_of_the_others(rows: dict[str, tuple[str, str]], own: str, said: str) -> None:
     of = [{"study": name, "fidelity": "preview", "verdict": v, "why": why} for name, (v, why) in rows.items()]
-    known = pd.DataFrame(of, columns=["study", "fidelity", "verdict", "why"])
+    known = pd.DataFrame(of, columns=["study", "fidelity", "verdict", "why"]).assign(judged=", judged by other code")
     assert scorecard._others(known, "resnet.yaml, optimizer.yaml", own) == said
 
 
@@ -300,6 +300,13 @@ def test_what_lies_outside_of_a_study_is_neither_read_nor_changed(
     (folder.parent / "linked" / "tables" / "claims.parquet").symlink_to(folder / "tables" / "claims.parquet")
     os.mkfifo(folder.parent / "piped" / "tables" / "claims.parquet")
     assert evidence._elsewhere(folder).empty
+
+
+def test_verdicts_of_other_code_are_told_apart(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "made"))
+    assert set(evidence._elsewhere(tmp_path / "another").judged) == {""}
+    tables.write(folder, "claims", tables.read(folder, "claims"), "of another time")
+    assert set(evidence._elsewhere(tmp_path / "another").judged) == {", judged by other code"}
 
 
 def test_ray_stays_out() -> None:
