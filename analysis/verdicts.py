@@ -32,7 +32,7 @@ COLUMNS = {
     "p_sign_flip": "of the sign-flip test over seeds for the effect that decides, not adjusted; null without p",
     "smallest": "the smallest effect that matters, in the same unit",
     "seeds": "seeds that it is estimated from",
-    "images": "test images that it is measured on; null where it is read off the trials",
+    "images": "test images that it is measured on; null where it is of none, or is read off the trials",
     "seeds_needed": "seeds that would settle an inconclusive claim, after Holm's correction, if effect and spread over "
     "seeds stay as they are; null where other images would move it as much, or it takes more than 1,000",
     "spaces": "spaces whose studies can test it",

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import tables
+from analysis import failures, tables
 from analysis.effects import signed
 from analysis.runs import Runs
 from analysis.verdicts import NOT_TESTED, judge
@@ -33,21 +33,20 @@ def test_results_are_small_enough_to_be_committed() -> None:
 
 
 def test_tables_made_again_have_the_same_bytes(tmp_path: Path) -> None:
-    """From the records, and the predictions that the table itself stores."""
+    """From the records, the predictions that the table itself stores, and what networks that are gone had to say."""
     again = shutil.copytree(SHOWN, tmp_path / SHOWN.name)
     tables.build(again)
-    for name in ("trials", "epochs", "predictions"):
+    described = tables.read(again, "images").set_index("image").drop(columns=["study", "fidelity"])
+    predictions = tables.read(again, "predictions")
+    tables.write(again, "failures", failures.failures(predictions, described))
+    judged = judge(Runs(*(tables.read(again, name) for name in OF_RUNS))).assign(study="fashion_cnn", fidelity="full")
+    tables.write(again, "claims", judged, tables.key_of(SHOWN, "claims"))
+    for name in ("trials", "epochs", "predictions", "failures", "claims"):
         file = f"tables/{name}.parquet"
         assert (again / file).read_bytes() == (SHOWN / file).read_bytes(), name
     predictions, trials = (tables.read(SHOWN, name) for name in ("predictions", "trials"))
     right = (predictions.predicted == predictions.label).groupby(predictions.trial_id).mean()
     assert right.to_dict() == trials.dropna(subset="test_accuracy").set_index("trial_id").test_accuracy.to_dict()
-
-
-def test_the_verdicts_follow_from_the_tables() -> None:
-    found = judge(Runs(*(tables.read(SHOWN, name) for name in OF_RUNS)))
-    stored = tables.read(SHOWN, "claims")
-    pd.testing.assert_frame_equal(found, stored[found.columns], check_dtype=False, check_categorical=False)
 
 
 def test_the_headline_can_be_had_in_three_lines_of_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +65,7 @@ def test_every_verdict_in_the_readme_is_that_of_a_study() -> None:
     """Of each conclusion that is tested, those of all studies that come to different verdicts."""
     claims = pd.concat([tables.read(RESULTS / name, "claims") for name in STUDIES])
     claims = claims[claims.verdict != NOT_TESTED]
+    assert claims.claim.nunique() >= 12
     full, preview = FOUND.split("\n| conclusion |")[1:]
     said = [(*(cell.strip() for cell in line.strip("|").split("|")), fidelity)
             for fidelity, part in (("full", full), ("preview", preview))
