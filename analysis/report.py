@@ -86,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted. What took long is kept in the study's cache.", file=sys.stderr)
         return 130
-    print(f"page    {path}\nin text {path.with_suffix('.md')}\ntables  {folder / 'tables'}")
+    for what, where in (("page   ", path), ("in text", path.with_suffix(".md")), ("tables ", folder / "tables")):
+        print(printable(f"{what} {where}"))
     return 0
 
 

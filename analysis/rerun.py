@@ -23,6 +23,7 @@ from analysis.forward import Networks, source
 from analysis.schemas import KEY, SCHEMAS
 from study.config import TrialConfig
 from study.data import Bytes, Splits
+from study.files import RecordError
 from study.trainer import Precision
 
 SEED = 0  # of every sample that is drawn here
@@ -71,23 +72,16 @@ class Rerun:
         precision = trials.set_index("trial_id").precision.fillna("fp32")
         self.precision: dict[str, Precision] = precision.loc[self.there].to_dict()
         self.lost = predictions[~predictions.trial_id.isin(self.there)]
-        self.dropped: list[str] = []  # tables of which what an earlier report found is not kept
 
     @property
     def missing(self) -> list[str]:
         if self.lost.empty:
             return []
         gone, kept = len(self.of) - len(self.there), self._earlier("attention").trial_id.nunique()
-        said = [
+        return [
             f"Maps of {gone} of {len(self.of)} confirmed trials cannot be drawn: their weights, confirm/*/best.pt, are "
             "not in this folder." + (f" What an earlier report measured with those of {kept} is kept." if kept else "")
         ]
-        if self.dropped:
-            said.append(
-                f"What an earlier report measured with them is dropped from {', '.join(self.dropped)}: it was measured "
-                "by other code or on other images than the rest."
-            )
-        return said
 
     def attention(self, images: Images) -> pd.DataFrame:
         """The table `attention`: maps of a sample of errors and of matched correct images."""
@@ -173,8 +167,10 @@ class Rerun:
         if not self.there:
             return earlier, theirs if len(earlier) else key
         if len(earlier) and theirs != key:
-            self.dropped.append(name)
-            earlier = earlier[:0]
+            gone = earlier.trial_id.nunique()
+            got = f"{gone} networks measured by other code or libraries, or on other images, whose weights are gone"
+            must = "as the others are; put confirm/*/best.pt back, or delete the table, and with it what it alone says"
+            raise RecordError(f"{self.folder / 'tables' / name}.parquet: got {got}, must be {must}")
         return earlier, key
 
     def _earlier(self, table: str) -> pd.DataFrame:

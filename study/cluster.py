@@ -24,6 +24,8 @@ from study.janitor import cleaned_up
 from study.opening import UsageError
 from study.provenance import cores, gpu_count, typed
 
+logger = logging.getLogger(__name__)
+
 TOKEN = Path("~/.ray/auth_token")
 
 
@@ -121,7 +123,11 @@ def _ensure_token() -> None:
     path = TOKEN.expanduser()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size:
-        path.chmod(0o600)
+        if path.stat().st_mode & 0o077:
+            logger.warning(
+                "%s: others could read it until now; for a new one, stop Ray, delete it, and begin again", path
+            )
+            path.chmod(0o600)
         return
     made = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

@@ -35,7 +35,9 @@ def plan(study: Path, space: Space, candidates: list[TrialRecord], seed: int) ->
             record = known.pop((name, seed + offset), None)
             if record is None:
                 count += 1
-                record = TrialRecord(f"c{count:04d}", "confirm", config, seed + offset, name, config.epochs)
+                record = TrialRecord(
+                    f"c{count:04d}", "confirm", config, seed + offset, name, config.epochs, split=space.split.text
+                )
             elif record.stop_reason == SUPERSEDED:  # wanted again
                 record = replace(record, status="pending", stop_reason=None)
             planned.append(record)

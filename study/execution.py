@@ -142,6 +142,7 @@ class Recorder(tune.Callback):
         record = replace(
             record,
             status="running",
+            error=None,
             attempts=record.attempts + 1,
             started=record.started or time.time(),
             precision=self.precision,

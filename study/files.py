@@ -18,7 +18,7 @@ import re
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import psutil
 
@@ -79,7 +79,7 @@ def misfit(value: Any, hint: Any, name: str = "", bounds: Any = None) -> str | N
             fits = isinstance(value, dict)
             items = value.items() if fits else ()
             parts = (part for key, item in items for part in ((key, of[0], name), (item, of[1], key)))
-        elif origin is types.UnionType:
+        elif origin in (types.UnionType, Union):  # of a Literal the latter
             fits = any(misfit(value, option, name, bounds) is None for option in of)
         elif origin is Literal:
             fits = isinstance(value, str) and value in of

@@ -156,12 +156,16 @@ def _new(arguments: argparse.Namespace) -> Study:
 
 def _check_kept(study: Study) -> None:
     """Raise UsageError where trials that a lost study.json left behind are of another study than that to begin."""
-    space = study.space
-    for record in records.read_trials(study.folder, "search"):
-        config, arm = record.config, record.arm
-        known = config == space.arms.get(arm) if arm else space.parameters_in_search(config) is not None
-        if (known, record.seed, record.max_epochs) != (True, study.settings.seed, min(config.epochs, space.epochs)):
-            must = f"the space, --seed and --fidelity that {study.folder} was begun with, or another --name"
+    space, old = study.space, study.folder / "space.yaml"
+    known = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
+    must = f"the space, --seed and --fidelity that {study.folder} was begun with, or another --name"
+    if known and old.is_file() and old.read_bytes() != space.text.encode():
+        raise UsageError(f"--space: got another than {old}, must be {must}")
+    for record in known:
+        config, arm, searched = record.config, record.arm, record.stage == "search"
+        fits = config == space.arms.get(arm) if arm else space.parameters_in_search(config) is not None
+        fits = fits and (record.seed, record.max_epochs) == (study.settings.seed, min(config.epochs, space.epochs))
+        if record.split not in (None, space.split.text) or (searched and not fits):
             raise UsageError(f"--space: got one to which {record.trial_id} there does not belong, must be {must}")
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
+from study.files import printable
 from study.records import EpochRecord, Listener, TrialRecord
 
 MARKS = {"completed": "✓", "stopped": "·", "diverged": "≠", "failed": "✗"}
@@ -88,7 +89,7 @@ class StageProgress(Listener):
         parts += [f"{record.status} after {len(epochs)} of {record.max_epochs} epochs"]
         parts += [f"best validation {max(finite):.2%}"] if finite else []
         parts += [f"test {record.test_accuracy:.2%}"] if record.test_accuracy is not None else []
-        parts += [record.error.strip().splitlines()[-1]] if record.error else []
+        parts += (record.error or "").strip().splitlines()[-1:]
         left = "" if self.console.is_terminal else f"  [{len(self.ended)}/{self.trials} trials, {self._left()}]"
         self._say(", ".join(parts) + left)
 
@@ -117,7 +118,7 @@ class StageProgress(Listener):
         return f"{duration(max(left, 1))} left" if left else "longer than planned"
 
     def _say(self, line: str) -> None:
-        self.console.print(Text(line), soft_wrap=True)
+        self.console.print(Text(printable(line)), soft_wrap=True)
 
 
 class TensorBoard(Listener):

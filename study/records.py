@@ -42,7 +42,7 @@ from study.files import (
 
 # To be raised when what is written changes, or a configuration would train to other losses than before: a study goes on
 # only with the version that began it.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Stage = Literal["search", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "confirm")
@@ -90,7 +90,8 @@ class TrialRecord:
     started: float | None = None
     ended: float | None = None
     device: str | None = None
-    precision: str | None = None
+    precision: Literal["bf16", "fp32"] | None = None
+    split: str | None = None  # `Split.text` of the images that it sees
     best_epoch: int | None = within(1, 10_000, default=None)
     train_accuracy_clean: float | None = within(
         0, 1, default=None

@@ -16,7 +16,7 @@ import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered
     from study.plan import Plan, Rest
 
 FAULT, DISK = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
+OF_LOSSES = ("torch", "numpy", "scikit-learn")  # libraries that they, or the split, depend on
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
@@ -91,7 +92,8 @@ def _drop_leftovers(study: Study) -> None:
     for stage in records.STAGES:
         files.drop_temporaries(study.folder / stage, alone=True)
         for record in records.read_trials(study.folder, stage):
-            if record.status in ENDED and not (stage == "search" and study.settings.rule == "one-epoch"):
+            going_on = stage == "search" and study.settings.rule == "one-epoch" and record.status == "stopped"
+            if record.status in ENDED and not going_on:
                 records.drop_checkpoint(records.trial_folder(study.folder, record))
 
 
@@ -154,7 +156,11 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     except (KeyError, TypeError, ValueError) as error:
         raise files.broken(study.folder / "study.json", f"plan {error}", "what this program wrote") from error
     if plan is None or earlier["hardware"] != provenance.hardware() or not measures(plan, space):
-        precision = plan.precision if plan else None  # trials of a study are computed alike wherever it goes on
+        # Trials of a study are computed alike wherever it goes on, also where its study.json was lost.
+        kept = (
+            r.precision for stage in records.STAGES for r in records.read_trials(study.folder, stage) if r.precision
+        )
+        precision = plan.precision if plan else next(kept, None)
         plan = make_plan(space, settings.rule, settings.cores, settings.gpus, precision)
     recorded = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
     best = candidates(study.folder, space)
@@ -168,11 +174,18 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     return whole, plan, left
 
 
-def _recovered(folder: Path) -> str:
+def _recovered(folder: Path, earlier: dict[str, Any]) -> str:
     """What a study that goes on has already."""
     known = [record for stage in records.STAGES for record in records.read_trials(folder, stage)]
     ended = sum(record.status in ENDED for record in known)
     lines = [f"Recovered: {ended} of {len(known)} trials that were begun have ended, and do not run again"]
+    then, now = earlier.get("versions") or {}, provenance.versions()
+    if other := [
+        f"{name} {then[name]}, now {now[name]}" for name in OF_LOSSES if then.get(name, now[name]) != now[name]
+    ]:
+        lines.append(
+            f"  begun with {', '.join(other)}: what is trained now need not equal to the last bit what was before"
+        )
     for record in known:
         if record.status not in ENDED and record.attempts:
             at = records.trial_folder(folder, record)
@@ -230,7 +243,7 @@ def _run(
     whole, plan, left_to_run = _plan(study)
     _show_plan(console, study, plan, left_to_run)
     if study.earlier:
-        _say(console, _recovered(folder))
+        _say(console, _recovered(folder, study.earlier))
     parts = chosen.split
     try:
         splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
@@ -267,6 +280,7 @@ def _run(
                 book.search_over = True
             elif not search.finished():
                 raise KeyboardInterrupt
+        search.drop_checkpoints()
         planned = confirm.plan(folder, chosen, candidates(folder, chosen), settings.seed)
         if len(planned) < (chosen.budget.candidates + len(chosen.arms)) * chosen.budget.seeds:
             _say(console, "Fewer searched configurations ran to the end than there should be candidates.")

@@ -170,8 +170,6 @@ class Search(Listener):
                 for record in self.waiting:
                     records.write_trial(self.study, record)
                 trials(FIFOScheduler())
-                if self.finished():
-                    self._drop_checkpoints()
         else:
             scheduler = build_scheduler(self.rule, self.space.epochs)
             for record in records.read_trials(self.study, "search"):
@@ -201,7 +199,6 @@ class Search(Listener):
                 records.write_trial(self.study, record)
                 for listener in (self, *listeners):
                     listener.trial_ended(record, self._epochs(record))
-        self._drop_checkpoints()
 
     def _record(self, config: TrialConfig, arm: str | None = None) -> TrialRecord:
         self.count += 1
@@ -213,6 +210,7 @@ class Search(Listener):
             seed=self.seed,
             arm=arm,
             max_epochs=min(config.epochs, self.space.epochs),
+            split=self.space.split.text,
         )
 
     def _settled(self, record: TrialRecord) -> TrialRecord:
@@ -220,8 +218,12 @@ class Search(Listener):
         epochs = self._epochs(record)
         if record.status in ENDED or not epochs or not (epochs[-1].stopped or self.rule == "one-epoch"):
             return record
-        record = replace(record, status="stopped", stop_reason=self.rule, ended=time.time())
+        finite = [epoch for epoch in epochs if not epoch.diverged]
+        best = max(finite, key=lambda epoch: epoch.val_accuracy).epoch if finite else None
+        record = replace(record, status="stopped", stop_reason=self.rule, ended=time.time(), best_epoch=best)
         records.write_trial(self.study, record)
+        if self.rule != "one-epoch":
+            records.drop_checkpoint(records.trial_folder(self.study, record))
         return record
 
     def _epochs(self, record: TrialRecord) -> list[EpochRecord]:
@@ -237,7 +239,8 @@ class Search(Listener):
         known.sort(key=lambda record: (-best_so_far(self._epochs(record))[0][1], record.trial_id))
         return [r for r in known[:ONE_EPOCH_KEEP] if r.status not in ("completed", "diverged", "failed")]
 
-    def _drop_checkpoints(self) -> None:
+    def drop_checkpoints(self) -> None:
+        """To be called when the search is over: until then those that the one-epoch rule has stopped may go on."""
         for record in records.read_trials(self.study, "search"):
             records.drop_checkpoint(records.trial_folder(self.study, record))
 
@@ -249,7 +252,7 @@ def candidates(study: Path, space: Space) -> list[TrialRecord]:
     for record in records.read_trials(study, "search"):
         if record.status == "completed" and record.config_id not in arms:
             epochs = records.read_epochs(records.trial_folder(study, record))
-            score = max(epoch.val_accuracy for epoch in epochs if not epoch.diverged)
+            score = max((epoch.val_accuracy for epoch in epochs if not epoch.diverged), default=-1.0)
             if score > best.get(record.config_id, (-1.0, record))[0]:
                 best[record.config_id] = (score, record)
     ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1].trial_id))

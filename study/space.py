@@ -74,6 +74,10 @@ class Split:
     test: int = within(10, TEST_IMAGES, default=10_000)  # fewer only in a preview
     seed: int = within(0, 999_999, default=0)
 
+    @property
+    def text(self) -> str:
+        return f"{self.train} train, {self.validation} validation, {self.test} test, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Preview:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ray.util.metrics import Gauge
 from study.config import from_dict
 from study.data import CLASS_NAMES, Splits
 from study.files import drop_temporaries, write_whole
+from study.records import read_epochs
 from study.trainer import Precision, Trainer, save_whole
 
 # A checkpoint is written as soon as what one costs is below this share of the time since the last.
@@ -77,6 +79,9 @@ class TrialTrainable(tune.Trainable):
                 self.discarded = str(error)
                 del self.trainer
                 self.trainer = self._fresh_trainer()
+        recorded = {record.epoch for record in read_epochs(self.folder)}
+        # Where an interruption came between an epoch's checkpoint and its record, no scheduler has judged it.
+        self.unheard = bool(self.trainer.history) and self.trainer.epoch not in recorded
         self.reported = 0  # epochs of the history that have been reported
         self.started = time.time()
         self.saved_at = time.monotonic()
@@ -96,10 +101,11 @@ class TrialTrainable(tune.Trainable):
             self._begin()
             self.begun = True
         trainer = self.trainer
-        if not self._done():  # a resumed trial may have ended just before it could report
+        if not (self.unheard or self._done()):  # a resumed trial may have ended just before it could report
             record = trainer.run_epoch()
             for name, gauge in self.gauges.items():
                 gauge.set(getattr(record, name), {"trial": self.job.label})
+        self.unheard = False
         done, last = self._done(), trainer.history[-1]
         self._save_if_due(done)
         records, self.reported = trainer.history[self.reported :], len(trainer.history)
@@ -130,8 +136,9 @@ class TrialTrainable(tune.Trainable):
 
     def _save_if_due(self, done: bool) -> None:
         now = time.monotonic()
-        # The least of them: a disk that was busy once must not keep hours of work at risk.
-        if done or min(self.costs, default=0.0) <= CHECKPOINT_SHARE * (now - self.saved_at):
+        # Not the last one's cost: a disk that was busy once must not keep hours of work at risk.
+        usual = median_low(self.costs) if self.costs else 0.0
+        if done or usual <= CHECKPOINT_SHARE * (now - self.saved_at):
             self.trainer.save(self._checkpoint)
             self.saved_at = time.monotonic()
             self.costs.append(self.saved_at - now)

@@ -131,23 +131,22 @@ def test_one_trial_without_its_weights(study: Path) -> None:
 
 
 @pytest.mark.parametrize("older", ["a table of other code", "other images"])
-def test_what_other_code_or_images_gave_is_not_mixed_with_what_is_measured_now(study: Path, older: str) -> None:
+def test_what_other_code_or_images_gave_is_neither_mixed_with_what_is_measured_now_nor_lost(
+    study: Path, older: str
+) -> None:
     (study / "confirm" / "c0000" / "best.pt").unlink()
-    if older == "other images":
-        found = evidence.gather(study, report.TOP, 30, lambda said, done=0, of=1: None)
-        assert set(found.attention.trial_id) == {"c0000", "c0001", "c0002"}, "whose images are the same"
-    else:
-        table = pd.read_parquet(study / "tables" / "stress.parquet")
-        evidence.tables.write(study, "stress", table)  # without the digest of its sources
-        found = gather(study)
+    path = study / "tables" / "stress.parquet"
+    images = 30 if older == "other images" else None
+    if older == "a table of other code":
+        evidence.tables.write(study, "stress", pd.read_parquet(path))  # without the digest of its sources
+    kept = path.read_bytes()
+    with pytest.raises(RecordError, match=r"stress\.parquet: got 1 networks measured by other .+, or delete the table"):
+        evidence.gather(study, report.TOP, images, lambda said, done=0, of=1: None)
+    assert path.read_bytes() == kept
+    path.unlink()
+    found = evidence.gather(study, report.TOP, images, lambda said, done=0, of=1: None)
     assert set(found.stress.trial_id) == {"c0001", "c0002"}
-    assert "What an earlier report measured with them is dropped from stress:" in found.missing[-1]
-    for weights in study.glob("confirm/*/best.pt"):
-        weights.unlink()
-    without, stressed = gather(study), contents(study / "tables")["stress.parquet"]
-    assert set(without.stress.trial_id) == {"c0001", "c0002"}, "there is nothing newer: all is kept as it is"
-    gather(study)
-    assert contents(study / "tables")["stress.parquet"] == stressed
+    assert set(found.attention.trial_id) == {"c0000", "c0001", "c0002"}, "which that does not concern"
 
 
 def test_the_best_configurations_maps_are_drawn_whatever_is_compared(study: Path) -> None:

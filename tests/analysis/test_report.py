@@ -156,6 +156,14 @@ def test_names_with_markup_do_no_harm(made: Path) -> None:
     assert "\\<script>alert(1)" in text
 
 
+def test_all_that_a_study_says_is_taken_as_text_in_markdown() -> None:
+    template = (Path(report.__file__).parent / "page" / "report.md.j2").read_text()
+    values = set(re.findall(r"{{ *(.+?) *}}", template))
+    ours = re.compile(r""".+\| (plain|caption)|.+\.markdown\(\)|content\(.+\)|picture\.name|["'].+""")
+    assert len(values) > 5
+    assert [value for value in values if not ours.fullmatch(value)] == []
+
+
 def test_an_arm_may_be_named_anything(tmp_path: Path) -> None:
     folder = make(tmp_path / "made", images=50)
     rename(folder, "augmented", "$x_{ | <i>")

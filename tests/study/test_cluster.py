@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from study import cluster
 from study.cluster import Cluster
 from study.execution import Resources, slots_of
 from study.janitor import LONGEST_TMPDIR, new_folder
@@ -40,6 +41,20 @@ def test_only_programs_that_are_there_are_named(
     missing = [name for name in ("tensorboard", "optuna-dashboard") if name not in installed]
     how = f"  for {' and '.join(missing)}: pip install -c constraints.txt -e .[watch]"
     assert lines[len(installed) :] == ([how] if missing else [])
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_token_that_others_could_read_is_told_of(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "TOKEN", token := tmp_path / "auth_token")
+    cluster._ensure_token()
+    made = token.read_text()
+    assert (len(made), token.stat().st_mode & 0o777, caplog.text) == (64, 0o600, "")
+    token.chmod(mode)
+    cluster._ensure_token()
+    assert (token.read_text(), token.stat().st_mode & 0o777) == (made, 0o600)
+    assert ("others could read it" in caplog.text) == (mode == 0o644)
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,25 @@ def test_an_epoch_whose_line_a_kill_cut_is_recorded_from_the_checkpoint(running:
     path = running.folder / "epochs.jsonl"
     path.write_bytes(path.read_bytes()[:-40])
     running.new_study()
-    running.attempt(1)
+    running.attempt(2)
     assert running.lines() == [(1, 1), (2, 2), (3, 2)]
+
+
+def test_an_epoch_that_no_scheduler_has_judged_is_reported_before_the_next(running: Running) -> None:
+    """An interruption came between its checkpoint and its record: ASHA is asked about it, not about the one after."""
+    running.attempt(2, checkpoint_at=2)
+    path = running.folder / "epochs.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    recorded = records.read_epochs(running.folder)
+    running.new_study()
+    running.attempt(1)
+    result = running.trial.last_result
+    assert (result["epoch"], result["done"]) == (2, False)
+    assert running.lines() == [(1, 1), (2, 2)]
+    assert records.read_epochs(running.folder)[0] == recorded[0]
+    running.new_study()
+    running.attempt(1)
+    assert running.trial.last_result["epoch"] == 1, "there was no checkpoint"
 
 
 def test_a_trial_that_starts_again_removes_what_a_kill_left_half_written(running: Running) -> None:

@@ -49,7 +49,7 @@ def make(folder: Path, settings: Settings, planned: Plan) -> Path:
     for number, status in enumerate(("completed", "completed", "stopped"), 1):
         ended(
             folder,
-            TrialRecord(f"s{number:04}", "search", space.arms["one"], 0, max_epochs=2),
+            TrialRecord(f"s{number:04}", "search", space.arms["one"], 0, max_epochs=2, split=space.split.text),
             [0.5, 0.6],
             status=status,
         )
@@ -223,14 +223,21 @@ def test_a_plan_that_cannot_be_is_refused(wrong: dict[str, Any], begun: Path) ->
         run._plan(opened(begun, "--resume", "begun"))
 
 
+@pytest.mark.parametrize("preview", ["epochs: 1", "train: 300, validation: 200"])
 @pytest.mark.parametrize("other", [["--seed", "1"], ["--fidelity", "preview"]])
-def test_trials_that_a_lost_study_json_left_are_not_mixed_with_others(other: list[str], begun: Path) -> None:
-    (begun / "space.yaml").write_text(SPACE.replace("preview: {}", "preview: {epochs: 1}"))
+def test_trials_that_a_lost_study_json_left_are_not_mixed_with_others(
+    other: list[str], preview: str, begun: Path
+) -> None:
+    (begun / "space.yaml").write_text(SPACE.replace("preview: {}", f"preview: {{{preview}}}"))
     (begun / "study.json").unlink()
     command = ["--space", str(begun / "space.yaml"), "--name", "begun", "--fidelity", "full"]
     assert opened(begun, *command).folder == begun
     with pytest.raises(UsageError, match="got one to which s0001 there does not belong, must be the space, --seed and"):
         opened(begun, *command, *other)
+    another = begun.parent / "another.yaml"
+    another.write_text((begun / "space.yaml").read_text() + "split: {train: 50000, validation: 10000, seed: 7}\n")
+    with pytest.raises(UsageError, match=r"got another than .+space\.yaml, must be the space, --seed and"):
+        opened(begun, "--space", str(another), *command[2:])
 
 
 @pytest.mark.parametrize("address", ["local", "ray://127.0.0.1:10001", "127.0.0.1", ":6379", ""])
@@ -262,7 +269,7 @@ def test_a_study_that_other_training_code_began_is_not_gone_on_with(option: str,
     about = files.read_json(begun / "study.json")
     files.write_json(begun / "study.json", about | {"schema_version": 0, "git": {"commit": "abc"}})
     with pytest.raises(
-        UsageError, match=rf"^{option}: got a study of version 0, must be 1: .+ with that of commit abc,"
+        UsageError, match=rf"^{option}: got a study of version 0, must be \d+: .+ with that of commit abc,"
     ):
         opened(begun, option, "begun")
 

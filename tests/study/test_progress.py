@@ -50,6 +50,18 @@ def test_time_left_goes_over_from_the_plan_to_the_pace(clock: Clock, tmp_path: P
     assert (shown._left(), len(shown.ended)) == ("0 s left", 6)
 
 
+def test_what_failed_is_said_in_one_line_that_acts_on_nothing(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    shown = StageProgress(console, "search", 2, set(), 2, 10.0)
+    for number, error in enumerate(("first\nKeyError: '\x1b[2J\x1b]52;c;Y3Vy\x07'", " \n"), 1):
+        trial = TrialRecord(f"s{number:04}", "search", PLAIN, 0)
+        shown.trial_ended(*ended(tmp_path, trial, [0.5], status="failed", error=error))
+    said = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(said) == 2
+    assert r"KeyError: '\x1b[2J\x1b]52;c;Y3Vy\x07'" in said[0]
+    assert "".join(said).isprintable()
+
+
 def test_no_time_is_left_at_the_end_only(clock: Clock, tmp_path: Path) -> None:
     shown = StageProgress(Console(file=io.StringIO()), "search", 2, set(), 2, 10.0)
     record, epochs = ended(tmp_path, TrialRecord("s0001", "search", PLAIN, 0), [0.5])

@@ -236,11 +236,13 @@ def test_a_kill_between_an_epoch_and_the_stop_after_it_lets_no_trial_go_on(space
     ended(tmp_path, cut, [0.1], status="running")
     line = replace(records.read_epochs(records.trial_folder(tmp_path, cut))[-1], stopped=True)
     records.append_epoch(records.trial_folder(tmp_path, cut), line)
+    (checkpoint := records.trial_folder(tmp_path, cut) / "checkpoint.pt").touch()
     again = Search(tmp_path, space, 0, "asha")
     assert again.ended == {cut.trial_id}
     assert [record.trial_id for record in again.waiting] == [first.trial_id]
     (settled,) = [r for r in records.read_trials(tmp_path, "search") if r.trial_id == cut.trial_id]
-    assert (settled.status, settled.stop_reason) == ("stopped", "asha")
+    assert (settled.status, settled.stop_reason, settled.best_epoch) == ("stopped", "asha", 1)
+    assert not checkpoint.exists()
     assert {"PRUNED"} == {t.state.name for t in again.proposer.study.trials if t.user_attrs["trial_id"] == cut.trial_id}
 
 
