@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -237,15 +238,18 @@ def estimate(
     """The plan with the time and disk that the study, or what is `left` of it, will take at its speeds."""
     left = left or rest(space, rule)
 
-    def seconds(epochs: float, speeds: list[Speed], trials: int = 1) -> float:
+    def seconds(epochs: float, speeds: list[Speed], trials: int, evaluated: int) -> float:
         passes = [space.split.train / s.train + space.split.validation / s.evaluate for s in speeds]
         clean = [space.split.train / s.evaluate for s in speeds]
-        return epochs * sum(passes) / len(passes) + trials * (sum(clean) / len(clean) + TRIAL_OVERHEAD_S)
+        return epochs * fmean(passes) + trials * TRIAL_OVERHEAD_S + evaluated * fmean(clean)
+
+    def run(epochs: int, speeds: list[Speed]) -> float:  # confirm's end with the training images, once
+        return seconds(epochs, speeds, 1, 1)
 
     everything = list(plan.speeds.values())
-    search = seconds(left.epochs, everything, left.trials) / plan.slots + WORKER_START_S * (left.epochs > 0)
-    runs: dict[str | None, float] = {None: seconds(space.epochs, everything)}
-    runs |= {name: seconds(arm.epochs, [plan.speeds[architecture(arm.model)]]) for name, arm in space.arms.items()}
+    search = seconds(left.epochs, everything, left.trials, 0) / plan.slots + WORKER_START_S * (left.epochs > 0)
+    runs: dict[str | None, float] = {None: run(space.epochs, everything)}
+    runs |= {name: run(arm.epochs, [plan.speeds[architecture(arm.model)]]) for name, arm in space.arms.items()}
     weights = 4 * max(parameters_of(model) for model in space.models())
     # A checkpoint holds weights, best weights and up to two optimizer moments, and the next is written beside it; the
     # one-epoch rule keeps everyone's.

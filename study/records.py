@@ -93,11 +93,10 @@ class TrialRecord:
     precision: Literal["bf16", "fp32"] | None = None
     split: str | None = None  # `Split.text` of the images that it sees
     best_epoch: int | None = within(1, 10_000, default=None)
-    train_accuracy_clean: float | None = within(
-        0, 1, default=None
-    )  # the train split, evaluated with the best epoch's weights
+    # Confirm only, with the best epoch's weights: the train split without augmentation, and the test split.
+    train_accuracy_clean: float | None = within(0, 1, default=None)
     train_loss_clean: float | None = None
-    test_accuracy: float | None = within(0, 1, default=None)  # confirm only
+    test_accuracy: float | None = within(0, 1, default=None)
     test_loss: float | None = None
 
     @property

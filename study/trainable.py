@@ -144,15 +144,11 @@ class TrialTrainable(tune.Trainable):
             self.costs.append(self.saved_at - now)
 
     def _ending(self) -> dict[str, Any]:
-        """Measure what is measured once, with the best epoch's weights; in confirm, predict and keep them."""
-        clean = self.trainer.finish()
-        ending: dict[str, Any] = {
-            "best_epoch": self.trainer.best.epoch,
-            "train_accuracy_clean": clean.accuracy,
-            "train_loss_clean": clean.loss,
-        }
+        """The best epoch; in confirm evaluate and predict with its weights, and keep them."""
+        ending: dict[str, Any] = {"best_epoch": self.trainer.best.epoch}
         if self.job.confirm:
-            ending |= self._predict()
+            clean = self.trainer.finish()
+            ending |= {"train_accuracy_clean": clean.accuracy, "train_loss_clean": clean.loss, **self._predict()}
             save_whole(self.folder / "best.pt", {"config": self.job.config, "weights": self.trainer.best_weights})
         return ending
 

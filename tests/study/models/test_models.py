@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import pytest
@@ -191,6 +192,26 @@ def test_a_block_that_learned_nothing_passes_its_input_on_only_through_the_short
     x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     expected = functional.relu(x) if shortcut else torch.zeros_like(x)
     assert torch.equal(block(x), expected)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_pooling_before_rectifying_changes_no_bit(precision: torch.dtype) -> None:
+    ours, usual = (build_model(FashionCNN(dropout=0.0), 0) for _ in range(2))
+    of = dict(usual.features.named_children())  # type: ignore[union-attr,operator]
+    order = [f"{kind}{number}" for number in (1, 2, 3) for kind in ("conv", "bn", "relu", "pool")]
+    usual.features = nn.Sequential(OrderedDict((name, of[name]) for name in order))
+    assert list(usual.state_dict()) == list(ours.state_dict())
+    for network in (ours, usual):
+        network.to(memory_format=torch.channels_last).train()
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+        for _ in range(3):
+            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+                loss = network(images(32)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for one, other in zip(ours.state_dict().values(), usual.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_dropout_stands_before_the_first_two_linear_layers() -> None:
