@@ -34,7 +34,7 @@ def trained(loop: str, seed: int, precision: Precision) -> tuple[str, int, float
         sources = SourcesLoop(CONFIG, seed, splits, on)
         for _ in range(EPOCHS):
             sources.train_epoch()
-            accuracy = sources.evaluate()
+        accuracy = sources.evaluate()
     else:
         trainer = Trainer(CONFIG, seed, splits, on, precision)
         for _ in range(EPOCHS):

@@ -1,37 +1,43 @@
 """What a study costs beside training: a trial's time outside its epochs, and the driver's time and memory.
 
 `make bench` runs it: a search of 1,000 trials, proposed by TPE and judged by ASHA, of the smallest network on ten
-images, whose epochs take milliseconds; and one of 24 trials of FashionCNN on 10,000 images.
+images, whose epochs take milliseconds; with all that listens to a study, and the dashboard. What real trials cost
+beside training searching.py tells.
 """
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
-import ray
+from rich.console import Console
 from table import write
 
 from study import cluster, data, execution, records, space_file
-from study.plan import make_plan
-from study.provenance import cores
+from study.opening import Settings
+from study.plan import Plan, make_plan
+from study.progress import StageProgress, TensorBoard
+from study.provenance import Book, cores
 from study.records import EpochRecord, TrialRecord
 from study.search import Search
+from study.space import Space
 
-TINY = "{resnet: {blocks: [1], widths: [1], stem: 1}}"
 SPACE = """
-model: {model}
-optimizer: {{sgd: {{lr: {{log: [0.001, 0.1]}}}}}}
-schedule: {{choice: [none, cosine]}}
-epochs: {epochs}
-batch_size: {batch}
+model: {resnet: {blocks: [1], widths: [1], stem: 1}}
+optimizer: {sgd: {lr: {log: [0.001, 0.1]}}}
+schedule: {choice: [none, cosine]}
+epochs: 3
+batch_size: 10
 arms:
-  only: {{optimizer: {{sgd: {{lr: 0.01}}}}, schedule: none}}
-split: {{train: {train}, validation: {validation}}}
-budget: {{trials: {trials}, candidates: 0, seeds: 1}}
+  only: {optimizer: {sgd: {lr: 0.01}}, schedule: none}
+split: {train: 10, validation: 10}
+budget: {trials: 1000, candidates: 0, seeds: 1}
 """
 
 
@@ -40,47 +46,47 @@ class Watch:
 
     def __init__(self) -> None:
         self.process = psutil.Process()
-        self.rows: list[tuple[str, str, float, float, float, float, float]] = []
+        self.began = time.perf_counter()
+        self.rows: list[tuple[str, str, float, float, float, float, float, float]] = []
 
     def trial_started(self, record: TrialRecord) -> None:
         self._note("started", record)
 
     def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
-        self._note("epoch", record, epoch.seconds, epoch.cpu_seconds)
+        accuracy = 0.0 if epoch.diverged else epoch.val_accuracy
+        self._note("epoch", record, epoch.seconds, epoch.cpu_seconds, accuracy)
 
     def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
         self._note("ended", record)
 
-    def _note(self, event: str, record: TrialRecord, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
+    def _note(self, event: str, record: TrialRecord, *of_epoch: float) -> None:
         used, memory = self.process.cpu_times(), self.process.memory_info().rss / 2**20
-        now = time.perf_counter()
-        self.rows.append((event, record.trial_id, now, seconds, cpu_seconds, used.user + used.system, memory))
+        seconds, cpu_seconds, accuracy = of_epoch or (0.0, 0.0, 0.0)
+        at = time.perf_counter() - self.began
+        self.rows.append((event, record.trial_id, at, seconds, cpu_seconds, accuracy, used.user + used.system, memory))
 
 
-def search(name: str, model: str, train: int, validation: int, epochs: int, trials: int) -> pd.DataFrame:
-    """One search; a row for each begin, epoch and end of a trial, in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "space.yaml"
-        batch = min(128, train)
-        file.write_text(
-            SPACE.format(model=model, train=train, validation=validation, epochs=epochs, trials=trials, batch=batch)
-        )
-        space = space_file.load(file)
-        plan = make_plan(space, "asha")
-        watch = Watch()
-        shared = ray.put(data.split(data.load(), train, validation, 10, seed=0))
-        began, before = time.perf_counter(), psutil.cpu_times()
-        Search(Path(folder), space, 0, "asha").run(shared, plan.resources, [watch])
-        wall = time.perf_counter() - began
-        after = psutil.cpu_times()
-        ended = records.read_trials(Path(folder), "search")
-    if len(ended) < trials or any(record.status == "failed" for record in ended):
-        raise RuntimeError(
-            f"got {len(ended)} trials, {[r.error for r in ended if r.error][:1]}, must be {trials} whole"
-        )
+COLUMNS = ["event", "trial_id", "at_s", "seconds", "cpu_seconds", "val_accuracy", "driver_cpu_s", "driver_mib"]
+
+
+def search(name: str, folder: Path, space: Space, seed: int, shared: Any, plan: Plan) -> pd.DataFrame:
+    """A search as a study runs it; a row for each begin, epoch and end of a trial, in turn.
+
+    Raises RuntimeError where a trial fails.
+    """
+    settings = Settings("full", "asha", seed, space.budget, None, None, None)
+    book = Book(folder, None, asdict(settings), plan.to_json(), space, [])
+    shown = StageProgress(Console(file=io.StringIO()), "search", space.budget.trials, set(), space.budget.trials, 1.0)
+    own, watch, before = Search(folder, space, seed, "asha"), Watch(), psutil.cpu_times()
+    with book.stage("search"):
+        own.run(shared, plan.resources, [shown, TensorBoard(folder), book, watch])
+    wall, after = time.perf_counter() - watch.began, psutil.cpu_times()
+    ended = records.read_trials(folder, "search")
+    if not own.finished() or any(record.status == "failed" for record in ended):
+        got = f"{len(ended)} trials, {[r.error for r in ended if r.error][:1]}"
+        raise RuntimeError(f"{folder}: got {got}, must be {space.budget.trials} whole")
     idle = after.idle + after.iowait - before.idle - before.iowait
-    columns = ["event", "trial_id", "at_s", "seconds", "cpu_seconds", "driver_cpu_s", "driver_mib"]
-    return pd.DataFrame(watch.rows, columns=columns).assign(
+    return pd.DataFrame(watch.rows, columns=COLUMNS).assign(
         search=name, slots=plan.slots, wall_s=wall, machine_busy=1 - idle / (wall * psutil.cpu_count())
     )
 
@@ -109,12 +115,12 @@ def summary(found: pd.DataFrame) -> dict[str, object]:
 
 def main() -> None:
     execution.quiet()
-    with cluster.running(dashboard=False):
-        found = [
-            search("the smallest network", TINY, 10, 10, 3, 1000),
-            search("fashion_cnn", "fashion_cnn", 10_000, 2000, 12, 24),
-        ]
-    write("overhead", pd.concat(found), pd.DataFrame(map(summary, found)))
+    with tempfile.TemporaryDirectory() as folder, cluster.running():
+        (file := Path(folder) / "space.yaml").write_text(SPACE)
+        space = space_file.load(file)
+        shared = cluster.ray.put(data.split(data.load(), space.split.train, space.split.validation, 10, seed=0))
+        found = search("the smallest network", Path(folder), space, 0, shared, make_plan(space, "asha"))
+    write("overhead", found, pd.DataFrame([summary(found)]))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 `make bench-search` runs it on all data, for hours, and goes on where it was cut off. Every trial is real: searches of
 the size that fashion_cnn.yaml has, by TPE and ASHA, and random configurations trained to the end, among whose recorded
-courses ASHA, the one-epoch rule and chance search again. No arm is among them: one is what is to be matched. Costs are
-core seconds of training and validation. In the sources' loop they are those of as many epochs at the rates that
-training.py has measured on the same machine.
+courses ASHA, the one-epoch rule and chance search again. No arm is among them: one is what is to be matched. What this
+search costs is all cores from its begin until the epoch has ended that reaches the accuracy, with all that lies between
+trainings; the others cost the core seconds of training and validation alone. In the sources' loop these are those of as
+many epochs, 12 where the source had 30, at the rates that training.py has measured on the same machine.
 """
 
 from __future__ import annotations
@@ -20,21 +21,23 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 import pandas as pd
-import ray
+from overhead import search
+from overhead import summary as beside
 from scipy.stats import spearmanr
 from table import FOLDER, write
 from training import SOURCES
 
 from analysis import tables
 from study import cluster, data, execution, provenance, records, space_file
-from study.execution import replay
+from study.execution import Resources, replay
 from study.plan import make_plan
-from study.records import ENDED, EpochRecord, TrialRecord
-from study.search import ONE_EPOCH_KEEP, Rule, Search, build_scheduler
+from study.provenance import cores
+from study.records import TrialRecord
+from study.search import ONE_EPOCH_KEEP, Search, build_scheduler
 from study.space import Budget, Space
 
-RANDOM, SEEDS = 24, range(11, 16)  # confirm's seeds are 1 to 6
-ROUND = 12  # random configurations of which ASHA and the one-epoch rule choose
+RANDOM, SEEDS = 48, range(11, 16)  # confirm's seeds are 1 to 6
+ROUND = 24  # random configurations of which ASHA and the one-epoch rule choose
 REPLAYS, RESAMPLES = 1000, 1000
 LEVELS = {"last": "as the source kept it, after its last epoch", "best": "at its best epoch"}
 
@@ -66,37 +69,46 @@ def rates() -> dict[str, float]:
     }
 
 
-def collect(space: Space, folder: Path) -> pd.DataFrame:
-    """Every epoch of the searches and of the random configurations; those that have ended are not run again."""
+def collect(space: Space, folder: Path) -> dict[str, pd.DataFrame]:
+    """Every event of the searches and every epoch of the random configurations; what is there is not run again.
+
+    Raises RuntimeError where a trial fails, or what is there is another machine's.
+    """
     splits = data.split(data.load(), space.split.train, space.split.validation, space.split.test, space.split.seed)
-    resources = make_plan(space, "asha").resources
+    plan = make_plan(space, "asha")
     execution.quiet()
-    found = []
-    with cluster.running(dashboard=False):
-        shared = ray.put(splits)
-
-        def run(name: str, seed: int, rule: Rule) -> None:
-            own = folder / name
-            Search(own, space, seed, rule).run(shared, resources, [])
-            known = records.read_trials(own, "search")
-            if bad := [r.trial_id for r in known if r.status not in ENDED or r.status == "failed"]:
-                raise RuntimeError(f"{own}: got {bad} failed or cut off, must be whole")
-            (own / "whole").touch()
-
+    found = {}
+    with cluster.running():
+        shared = cluster.ray.put(splits)
         for name, seed in {**{f"this-{seed}": seed for seed in SEEDS}, "random": 0}.items():
-            if (folder / name / "whole").exists():
-                pass
-            elif name == "random":
-                draw(folder / name, space)
-                run(name, seed, "none")
-            else:
-                shutil.rmtree(
-                    folder / name, ignore_errors=True
-                )  # of one that was cut off, order and cost are not known
-                (folder / name).mkdir(parents=True)
-                run(name, seed, "asha")
-            found.append(courses(folder / name))
-    return pd.concat(found)
+            kept, own = folder / f"{name}.parquet", folder / name
+            if not kept.exists():
+                if name == "random":
+                    measured = at_random(own, space, shared, plan.resources)
+                else:  # of one that was cut off, order and cost are not known
+                    shutil.rmtree(own, ignore_errors=True)
+                    own.mkdir(parents=True)
+                    measured = search(name, own, space, seed, shared, plan)
+                measured.attrs = {"hardware": provenance.hardware()}
+                measured.to_parquet(kept, index=False)
+            found[name] = pd.read_parquet(kept)
+            if found[name].attrs["hardware"] != provenance.hardware():
+                raise RuntimeError(f"{kept}: got another machine's, must be this one's; delete it")
+    return found
+
+
+def at_random(folder: Path, space: Space, shared: Any, resources: Resources) -> pd.DataFrame:
+    """A row an epoch of random configurations that are trained to the end; goes on where it was cut off."""
+    draw(folder, space)
+    Search(folder, space, 0, "none").run(shared, resources, [])
+    known = records.read_trials(folder, "search")
+    if bad := [record.trial_id for record in known if record.status not in ("completed", "diverged")]:
+        raise RuntimeError(f"{folder}: got {bad} failed or cut off, must be whole; delete their folders")
+    rows = [(trial, epoch) for trial in known for epoch in records.read_epochs(records.trial_folder(folder, trial))]
+    return pd.DataFrame(
+        [(t.trial_id, e.epoch, 0.0 if e.diverged else e.val_accuracy, e.cpu_seconds) for t, e in rows],
+        columns=["trial_id", "epoch", "val_accuracy", "core_seconds"],
+    )
 
 
 def draw(folder: Path, space: Space) -> None:
@@ -109,19 +121,16 @@ def draw(folder: Path, space: Space) -> None:
             records.write_trial(folder, record)
 
 
-def courses(folder: Path) -> pd.DataFrame:
-    """A row an epoch of every trial, in the order of time."""
-    rows: list[tuple[str, str, EpochRecord, float]] = []
-    for trial in records.read_trials(folder, "search"):
-        at = trial.started or 0.0
-        for epoch in records.read_epochs(records.trial_folder(folder, trial)):
-            at += epoch.seconds
-            rows.append((folder.name, trial.trial_id, epoch, at))
-    rows.sort(key=lambda row: row[-1])
-    return pd.DataFrame(
-        [(name, trial, e.epoch, 0.0 if e.diverged else e.val_accuracy, e.cpu_seconds) for name, trial, e, _ in rows],
-        columns=["search", "trial_id", "epoch", "val_accuracy", "core_seconds"],
-    )
+def courses(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row an epoch: of a search in the order of time, with the seconds of all cores since the epoch before ended."""
+    parts = []
+    for name, of in found.items():
+        if name != "random":
+            of = of[of.event == "epoch"]
+            since = of.at_s.diff().fillna(of.at_s)
+            of = of.assign(core_seconds=cores() * since, epoch=of.groupby("trial_id").cumcount() + 1)
+        parts.append(of.assign(search=name)[["search", "trial_id", "epoch", "val_accuracy", "core_seconds"]])
+    return pd.concat(parts, ignore_index=True)
 
 
 def cost(course: Course, reach: float) -> tuple[float, bool]:
@@ -196,6 +205,8 @@ def summary(found: pd.DataFrame, reach: dict[str, float], seconds: float) -> pd.
             again.append(
                 until_found(drawn) / until_found([tries[k] for k in rng.integers(len(tries), size=len(tries))])
             )
+        if not (some := any(found for _, found in ends)):  # of none in n at most 3 / n could, with 95 % confidence
+            again = [np.mean([spent for spent, _ in ends]) * len(ends) / 3 / own]
         each = ", ".join(f"{spent / 60:.0f}{'' if hit else ' in vain'}" for spent, hit in tries)
         hits = f"{sum(hit for _, hit in ends)} of {len(ends)} random ones reach it"
         head = f"{level:.2%}, {LEVELS[name]}"
@@ -204,7 +215,7 @@ def summary(found: pd.DataFrame, reach: dict[str, float], seconds: float) -> pd.
             note = hits if way == "random, to the end" else ""
             if "loop" in way:
                 low, high = np.nanquantile(again, [0.025, 0.975], method="nearest")
-                note = f"95 % interval of times {low:.1f} to {high:.1f}"
+                note = f"95 % interval of times {low:.1f} to {high:.1f}" if some else f"at least {low:.1f} times"
             rows.append(_row(head, way, spent, own, note))
     return pd.DataFrame(rows)
 
@@ -232,10 +243,12 @@ def main() -> None:
     full = space_file.load(space_file.find("fashion_cnn.yaml")).at("full")
     space = replace(full, arms={}, budget=Budget(full.budget.trials, 0, 1))
     reach, rate = targets(), rates()
-    found = collect(space, FOLDER / "searches")
+    events = collect(space, FOLDER / "searches")
+    found = courses(events)
     seconds = space.split.train / rate["train"] + space.split.validation / rate["validation"]
-    found.to_parquet(FOLDER / "searching.parquet", index=False)  # before anything else can go wrong
     bank = [_course(t) for _, t in found[found.search == "random"].groupby("trial_id")]
+    of = pd.DataFrame([beside(table) for name, table in events.items() if name != "random"])
+    write("searches", of, of)
     write("searching", found, summary(found, reach, seconds), foretold(bank))
 
 

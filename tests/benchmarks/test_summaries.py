@@ -37,24 +37,44 @@ def test_asha_stops_what_is_worse() -> None:
     assert found.accuracy[12:].tolist() == [0.7, 0.6, 0.5]
 
 
-@pytest.mark.parametrize("hits", [24, 3, 0])
+@pytest.mark.parametrize("hits", [48, 3, 0])
 def test_searches_are_summed_up_whoever_finds_it(hits: int) -> None:
     def epochs(search: str, trial: int, best: float) -> list[tuple[str, str, int, float, float]]:
         return [(search, f"s{trial:04}", k, best - 0.01 * (12 - k) + 0.001, 40.0) for k in range(1, 13)]
 
-    rows = [row for k in range(24) for row in epochs("random", k, 0.94 if k < hits else 0.92)]
+    rows = [row for k in range(48) for row in epochs("random", k, 0.94 if k < hits else 0.92)]
     rows += [row for seed in searching.SEEDS for row in epochs(f"this-{seed}", 1, 0.94 if seed != 12 else 0.92)]
     found = pd.DataFrame(rows, columns=["search", "trial_id", "epoch", "val_accuracy", "core_seconds"])
     table = searching.summary(found, {"last": 0.93, "best": 0.935}, 160.0).set_index(["to reach", ""])
     last = table.loc["93.00%, as the source kept it, after its last epoch"]
     assert last.loc["this search", "core minutes"] == pytest.approx((4 * 11 + 12) / 4 * 40 / 60)
     assert "8 in vain" in last.loc["this search", "which"]
-    if hits == 24:
+    if hits == 48:
         assert last.loc["random, to the end", "core minutes"] == pytest.approx(11 * 40 / 60)
         assert last.loc["random, to the end, in the sources' loop", "times"] == pytest.approx(11 * 160 / (14 * 40))
-    assert last.loc["random, to the end", "which"] == f"{hits} of 24 random ones reach it"
+    loop = last.loc["random, to the end, in the sources' loop", "which"]
+    assert loop.startswith("95 % interval of times") == (hits > 0)
+    assert loop == f"at least {12 * 160 * 48 / 3 / (14 * 40):.1f} times" or hits
+    assert last.loc["random, to the end", "which"] == f"{hits} of 48 random ones reach it"
     bank = [course(*np.linspace(0.8 + best / 100, best, 12)) for best in (0.9, 0.91, 0.92)]
     assert "1.00 after 1, 1.00 after 3, 1.00 after 9" in searching.foretold(bank)
+
+
+def test_a_search_costs_all_cores_from_its_begin_until_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searching, "cores", lambda: 2)
+    events = [
+        ("started", "a", 1.0, 0.0),
+        ("epoch", "a", 9.0, 0.8),
+        ("epoch", "b", 12.0, 0.7),
+        ("epoch", "b", 20.0, 0.9),
+    ]
+    searched = pd.DataFrame(events, columns=["event", "trial_id", "at_s", "val_accuracy"])
+    random = pd.DataFrame([("s", 1, 0.6, 5.0)], columns=["trial_id", "epoch", "val_accuracy", "core_seconds"])
+    found = searching.courses({"this-11": searched, "random": random})
+    of = found[found.search == "this-11"]
+    assert [*zip(of.trial_id, of.epoch, of.core_seconds, strict=True)] == [("a", 1, 18), ("b", 1, 6), ("b", 2, 16)]
+    assert searching.cost(searching._course(of), 0.85) == (40, True)
+    assert found[found.search == "random"].core_seconds.tolist() == [5]
 
 
 def test_rates_are_held_against_those_of_the_same_turn() -> None:

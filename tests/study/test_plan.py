@@ -45,7 +45,7 @@ budget: {trials: 4, candidates: 1, seeds: 2}
 preview: {}
 """)
 # An epoch of the CNN takes 1000/100 + 200/400 = 10.5 s, of the ResNet 1000/50 + 200/200 = 21 s; evaluating the
-# training images takes them 2.5 s and 5 s at the end of confirm, every trial has 1 s beside, and every stage 9 s at its start.
+# training images takes them 2.5 s and 5 s at confirm's end, every trial has 1 s beside, every stage 9 s at its start.
 SPEEDS = {"fashion_cnn 4 16": Speed(train=100, evaluate=400), "resnet 1 4": Speed(train=50, evaluate=200)}
 PLAN = Plan("cpu", cores=1, gpus=0.0, slots=2, precision="fp32", speeds=SPEEDS, search_seconds=0.0,
             confirm_seconds=0.0, disk_bytes=0)  # fmt: skip
