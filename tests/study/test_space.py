@@ -57,7 +57,7 @@ def test_shipped_space(path: Path) -> None:
     loaded = space_file.load(path)
     assert loaded.name == path.stem
     assert loaded.text.encode() == path.read_bytes()
-    assert re.search(rf"\n#   python -m study.run --space {path.name}( --fidelity full)?\n", loaded.text)
+    assert re.search(rf"\n#   python -m study.run --space {path.name}( --fidelity full)?( --seed 100)?\n", loaded.text)
     assert loaded.arms
     small = loaded.at("preview")
     assert (loaded.fidelity, small.fidelity) == ("full", "preview")
