@@ -33,7 +33,7 @@ from analysis.pairs import Pair, on_show, pairs
 from analysis.rerun import STRESSED, Images, Rerun, Said
 from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
-from analysis.statistics import Standing, confirmed
+from analysis.statistics import Comparison, Standing, confirmed
 from study import data, space_file
 from study.config import TrialConfig
 from study.data import Splits
@@ -64,6 +64,7 @@ class Evidence:
     checks: pd.DataFrame
     stress: pd.DataFrame
     calibration: pd.DataFrame
+    comparisons: list[Comparison]  # of candidates and arms
     claims: pd.DataFrame
     runs: Runs  # the tables that claims are judged by
     elsewhere: pd.DataFrame  # rows of the tables claims of other studies in the same folder; `judged` if by other code
@@ -112,15 +113,31 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
     step("claims")
     runs = Runs(trials, epochs, predictions, **{name: found[name] for name in OF_NETWORKS if name != "failures"})
     found["claims"] = verdicts.judge(runs).assign(**study)
-    for name in ("images", "failures", "importance", "claims"):
+    reference = runs.reference() if len(runs.arms) else None
+    comparisons = measures.compared(runs, standings, reference)
+    found["comparisons"] = _compared(comparisons).assign(**study)
+    for name in ("images", "failures", "importance", "comparisons", "claims"):
         tables.write(folder, name, found[name], digest(*JUDGES) if name == "claims" else "")
     return Evidence(
         folder=folder, about=about, trials=trials, epochs=epochs, predictions=predictions, standings=standings,
         images=images, failures=found["failures"], attention=found["attention"], checks=found["attention_checks"],
         stress=found["stress"], calibration=found["calibration"], claims=found["claims"], runs=runs,
-        elsewhere=_elsewhere(folder), reference=runs.reference() if len(runs.arms) else None, pairs=two, maps=maps,
+        elsewhere=_elsewhere(folder), comparisons=comparisons, reference=reference, pairs=two, maps=maps,
         compared=compared, importance=found["importance"], missing=missing,
     )  # fmt: skip
+
+
+def _compared(comparisons: list[Comparison]) -> pd.DataFrame:
+    """The table `comparisons`."""
+    rows = [
+        {
+            "first": pair.first.name, "second": pair.second.name, "points": pair.estimate.mean,
+            "low": pair.estimate.low, "high": pair.estimate.high, "seeds": pair.estimate.n,
+            "ahead": int((pair.points > 0).sum()), "images": pair.estimate.images, "verdict": pair.verdict,
+        }
+        for pair in comparisons
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=SCHEMAS["comparisons"].names)
 
 
 def _elsewhere(folder: Path) -> pd.DataFrame:

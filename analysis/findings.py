@@ -76,7 +76,7 @@ def page(evidence: Evidence) -> Page:
         sections=[
             scorecard.scorecard(evidence),
             results.leaderboard(epochs, standings),
-            results.comparisons(standings, evidence.reference, evidence.runs),
+            results.comparisons(standings, evidence.comparisons, evidence.reference),
             failing.what_fails(evidence),
             Section("Any two side by side", [], widget="side-by-side"),
             stressed.stressed(evidence),

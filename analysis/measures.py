@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from analysis.corruptions import CLEAN
 from analysis.effects import Effect, over_both, over_seeds
 from analysis.failures import Confirmed
 from analysis.runs import NotTested, Runs
-from analysis.statistics import Comparison, Crossed, Estimate, Reals, Standing, quotient
+from analysis.statistics import Comparison, Crossed, Estimate, Reals, Standing, quotient, to_compare
 from analysis.stress import right
 
 POINTS = "points"  # percentage points
@@ -56,6 +56,11 @@ def compare(runs: Runs, first: Standing, second: Standing) -> Comparison:
     found = contrast(runs, {first.name: 1.0, second.name: -1.0}, "")
     images = found.images if found.crossed else None
     return Comparison(first, second, Estimate(found.value, found.low, found.high, found.seeds, images))
+
+
+def compared(runs: Runs, standings: Sequence[Standing], reference: str | None) -> list[Comparison]:
+    """All that `to_compare` holds against each other."""
+    return [compare(runs, *pair) for pair in to_compare(standings, reference)]
 
 
 def gap(runs: Runs, before: str, after: str) -> list[Effect]:

@@ -239,6 +239,21 @@ CALIBRATION = _schema(
     "One row a confirmed trial before temperature scaling, and one after, on the test images.",
     [*KEY, *_measured(calibration.COLUMNS)],
 )
+COMPARISONS = _schema(
+    "One row two confirmed configurations: how much better the first is, in test accuracy, seed by seed.",
+    [
+        *OF_STUDY,
+        _field("first", TEXT, "a candidate, or an arm"),
+        _field("second", TEXT, "what it is held against"),
+        _field("points", REAL, "test accuracy, first less second, percentage points, mean over seeds"),
+        _field("low", REAL, "low end of its 95 % interval; null where there is none", null=True),
+        _field("high", REAL, "high end", null=True),
+        _field("seeds", WHOLE, "seeds that both completed"),
+        _field("ahead", WHOLE, "seeds in which the first is better"),
+        _field("images", WHOLE, "test images that the interval is over, too; null where over seeds alone", null=True),
+        _field("verdict", TEXT, "the first is better, worse, or no difference is shown, or why nothing is said"),
+    ],
+)
 CLAIMS = _schema("One row a conclusion of the two sources.", [*OF_STUDY, *_measured(verdicts.COLUMNS)])
 IMPORTANCE = _schema(
     "One row a scope of the search, hyperparameter and method: its importance relative to the others of the space.",
@@ -266,6 +281,7 @@ SCHEMAS = {
     "stress": STRESS,
     "calibration": CALIBRATION,
     "importance": IMPORTANCE,
+    "comparisons": COMPARISONS,
     "claims": CLAIMS,
 }
 

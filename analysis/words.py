@@ -38,7 +38,8 @@ def label(trial: Any) -> str:
     """A row of the table trials as `TrialConfig.label` names it, and `plain` where shortcuts are off."""
     sizes = [trial.hp_blocks] if pd.notna(trial.hp_blocks) and trial.model not in FIXED_SIZES else []
     off = ["plain"] if pd.notna(trial.hp_shortcut) and not trial.hp_shortcut else []
-    return " ".join([trial.model, *sizes, *off, trial.hp_optimizer, f"lr={trial.hp_lr:.2g}"])
+    schedule = [] if trial.hp_schedule == "none" else [trial.hp_schedule]
+    return " ".join([trial.model, *sizes, *off, trial.hp_optimizer, f"lr={trial.hp_lr:.2g}", *schedule])
 
 
 def sure(found: Estimate, lost: str) -> str:

@@ -162,11 +162,12 @@ class TrialConfig:
 
     @property
     def label(self) -> str:
-        """What a person reads in a list of trials: `resnet18 sgd lr=0.031`; of other sizes, `resnet 1-1 sgd lr=0.1`."""
+        """How a person meets it in a list: `resnet18 sgd lr=0.03 step`; of other sizes, `resnet 1-1 sgd lr=0.1`."""
         model = self.model.name
         if isinstance(self.model, ResNet) and model not in FIXED_SIZES:
             model += f" {'-'.join(map(str, self.model.blocks))}"
-        return f"{model} {self.optimizer.name} lr={self.optimizer.lr:.2g}"
+        schedule = "" if isinstance(self.schedule, Constant) else f" {self.schedule.name}"
+        return f"{model} {self.optimizer.name} lr={self.optimizer.lr:.2g}{schedule}"
 
 
 COMPONENTS: dict[str, dict[str, Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}

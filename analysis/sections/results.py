@@ -8,9 +8,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.blocks import Picture, Section, Table
-from analysis.measures import compare
-from analysis.runs import Runs
-from analysis.statistics import Standing, estimate, to_compare
+from analysis.statistics import Comparison, Standing, estimate
 from analysis.words import MISSING, interval, percent, points, setting, spread, start
 
 SHOWN = 8  # confirmed configurations in the final comparison and with learning curves, the best first
@@ -89,36 +87,35 @@ def _hyperparameters(standings: Sequence[Standing]) -> list[Table]:
     return [Table(["hyperparameter", *values.columns], rows, caption)] if rows else []
 
 
-def comparisons(standings: Sequence[Standing], reference: str | None, runs: Runs) -> Section:
+def comparisons(standings: Sequence[Standing], pairs: Sequence[Comparison], reference: str | None) -> Section:
     title = "Paired differences"
-    comparisons = [compare(runs, *pair) for pair in to_compare(standings, reference)]
-    if not comparisons:
+    if not pairs:
         return Section(title, ["Nothing to compare: no two configurations have a seed in common that both completed."])
     rows = []
-    for pair in comparisons:
+    for pair in pairs:
         ahead = f"{int((pair.points > 0).sum())} of {len(pair.points)}"
         rows.append([pair.title, pair.verdict, points(pair.estimate.mean), interval(pair.estimate, signed=True), ahead])
     columns = ["the first less the second", "the first is", "points", "95 % interval", "seeds ahead"]
     many = (
         " Each interval stands for itself: of twenty comparisons without a difference, one would still be called "
         "better or worse."
-        if sum(pair.estimate.low is not None for pair in comparisons) > 1
+        if sum(pair.estimate.low is not None for pair in pairs) > 1
         else ""
     )
-    arms = f", and every other arm less {reference}" if any(not pair.first.is_candidate for pair in comparisons) else ""
-    images = any(pair.estimate.images for pair in comparisons)
+    arms = f", and every other arm less {reference}" if any(not pair.first.is_candidate for pair in pairs) else ""
+    images = any(pair.estimate.images for pair in pairs)
     over = "seeds and images" if images else "seeds alone"
     caption = (
         f"Test accuracy of a candidate less that of an arm{arms}, with the same seed, in percentage points: mean, "
         f"interval over {over}, and for how many seeds the first is ahead. Where seeds of either failed or diverged, "
         "nothing is judged: those that are left are no fair sample."
-        f"{many} Table{'s: trials, predictions' if images else ': trials'}."
+        f"{many} Table: comparisons."
     )
     table = Table(columns, rows, caption, words=2)
     seeds = [figures.Row(s.title, (100 * s.test).tolist(), s.accuracy, s.is_candidate) for s in standings]
     differences = [
         figures.Row(pair.title, pair.points.tolist(), pair.estimate, pair.first.is_candidate)
-        for pair in comparisons[:COMPARISONS]
+        for pair in pairs[:COMPARISONS]
     ]
     marks = "Dots are seeds (candidates round, arms square), the bar above them is the interval, its tick the mean."
     pictures = [

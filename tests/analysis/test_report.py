@@ -181,7 +181,7 @@ def test_networks_that_differ_are_named_differently(space: str) -> None:
     labels = {name: label(row) for name, row in rows.iterrows()}
     assert {name: said.replace(" plain", "") for name, said in labels.items()} == {n: c.label for n, c in arms.items()}
     if space == "skip_connections.yaml":
-        assert labels["deep_plain"] == "resnet 4-4-4-4 plain sgd lr=0.1"
+        assert labels["deep_plain"] == "resnet 4-4-4-4 plain sgd lr=0.1 cosine"
         assert len(set(labels.values())) == 4
 
 

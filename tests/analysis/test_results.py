@@ -8,13 +8,18 @@ import pandas as pd
 from made_study import make
 
 from analysis import tables
+from analysis.blocks import Table
 from analysis.effects import Effect, signed
 from analysis.findings import headline
-from analysis.measures import gain
+from analysis.measures import compared, gain
 from analysis.runs import Runs
 from analysis.sections.results import comparisons, leaderboard
-from analysis.statistics import confirmed
+from analysis.statistics import Standing, confirmed
 from study import records
+
+
+def differences(standings: list[Standing], runs: Runs, reference: str | None) -> Table:
+    return comparisons(standings, compared(runs, standings, reference), reference).tables[0]
 
 
 def test_a_displaced_candidate_stays_with_the_seeds_that_it_completed(tmp_path: Path) -> None:
@@ -32,9 +37,9 @@ def test_a_displaced_candidate_stays_with_the_seeds_that_it_completed(tmp_path: 
     shown = {row[0]: (row[seeds], row[interval] == "–") for row in ranked.rows}
     assert shown == {"candidate-1": ("1", True), "arm baseline": ("3", False), "arm augmented": ("3", False)}
     assert [s.name for s in standings] == ["baseline", "augmented", "candidate-1"], "one seed does not lead"
-    compared = comparisons(standings, None, runs).tables[0].rows
-    assert [row[1] for row in compared] == ["not known: one seed"] * 2
-    assert [row[-1].partition(" of ")[2] for row in compared] == ["1", "1"], "compared on the seed that both have"
+    found = differences(standings, runs, None).rows
+    assert [row[1] for row in found] == ["not known: one seed"] * 2
+    assert [row[-1].partition(" of ")[2] for row in found] == ["1", "1"], "compared on the seed that both have"
 
 
 def interval_of(effect: Effect) -> list[str]:
@@ -61,7 +66,7 @@ def test_seeds_that_diverged_are_counted_and_nothing_is_judged(tmp_path: Path) -
     ranked = leaderboard(runs.epochs, standings).tables[0]
     seeds = {row[0]: row[ranked.columns.index("seeds")] for row in ranked.rows}
     assert seeds == {"arm baseline": "6", "arm augmented": "6", "candidate-1": "3; 3 of 6 seeds diverged"}
-    verdicts = {row[0]: row[1] for row in comparisons(standings, "baseline", runs).tables[0].rows}
+    verdicts = {row[0]: row[1] for row in differences(standings, runs, "baseline").rows}
     assert verdicts["candidate-1 − baseline"] == "not judged: 3 of 6 seeds diverged (candidate-1)"
     assert verdicts["arm augmented − baseline"] in ("worse", "no difference shown")
 
@@ -89,10 +94,10 @@ def test_a_study_of_arms_only_compares_them(tmp_path: Path) -> None:
     assert [fact.what.partition(":")[0] for fact in facts[:2]] == [f"test accuracy, {s.title}" for s in standings]
     assert facts[2].what == "arm baseline − augmented, seed by seed"
     assert lede[0] == "The two best, each chosen by validation accuracy: no test image had a part in that."
-    (row,) = comparisons(standings, "baseline", runs).tables[0].rows
+    (row,) = differences(standings, runs, "baseline").rows
     assert row[:2] == ["arm augmented − baseline", "worse"]
     assert row[2:4] == interval_of(gain(runs, "baseline", "augmented")), "one difference has one interval"
     alone = Runs(runs.trials, runs.epochs, runs.predictions[:0], *[pd.DataFrame()] * 5)
-    table = comparisons(standings, "baseline", alone).tables[0]
+    table = differences(standings, alone, "baseline")
     assert "interval over seeds alone" in table.caption
     assert table.rows[0][2] == row[2]
