@@ -164,6 +164,11 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
         said.append(
             f"Of {candidates} candidates some were the best before the search was extended: {budget['candidates']} are."
         )
+    if status == "finished" and candidates < budget["candidates"]:
+        said.append(
+            f"{candidates} of {budget['candidates']} candidates: no more searched configurations ran to the end. To "
+            f"search more: python -m study.run --extend {shlex.quote(folder.name)} --trials N"
+        )
     if status in ("interrupted", "running"):
         where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
         when = "Go on with" if status == "interrupted" else "If it does not run any more, go on with"

@@ -102,7 +102,12 @@ KEY = [
     _field("fidelity", TEXT, "full, or preview: fewer images, epochs, trials and seeds, narrower networks", null=True),
     _field("trial_id", TEXT, "s0007 in the search, c0007 in confirm"),
     _field("config_id", TEXT, "ten hexadecimal digits, equal for equal configurations"),
-    _field("arm", TEXT, "the arm's name; candidate-1, candidate-2, … in confirm; null for a searched one", null=True),
+    _field(
+        "arm",
+        TEXT,
+        "the arm's name; candidate-1, … in confirm, by rank in the search; null for a searched one",
+        null=True,
+    ),
     _field("seed", WHOLE, "seed of the weights, the order of the images and the augmentation"),
 ]
 TRIALS = _schema(

@@ -281,9 +281,13 @@ def _run(
             elif not search.finished():
                 raise KeyboardInterrupt
         search.drop_checkpoints()
-        planned = confirm.plan(folder, chosen, candidates(folder, chosen), settings.seed)
-        if len(planned) < (chosen.budget.candidates + len(chosen.arms)) * chosen.budget.seeds:
-            _say(console, "Fewer searched configurations ran to the end than there should be candidates.")
+        found = candidates(folder, chosen)
+        planned = confirm.plan(folder, chosen, found, settings.seed)
+        if len(found) < chosen.budget.candidates:
+            lacks = (
+                f"{len(found)} of {chosen.budget.candidates} candidates: no more searched configurations ran to the end"
+            )
+            _say(console, f"{lacks}. To search more, once this has ended: --extend {folder.name} --trials N")
         ended = {record.trial_id for record in planned if record.status in ENDED}
         if runs := len(planned) - len(ended):
             shown = progress.StageProgress(console, "confirm", len(planned), ended, runs, plan.confirm_seconds)

@@ -77,13 +77,17 @@ def _verdict(row: Any, preview: bool) -> str:
 
 
 def _why(row: Any) -> str:
-    against_zero = pd.notna(row.p) and row.verdict != "no material effect"
-    p = f" After Holm's correction {p_value(row.p_holm)}." if against_zero else ""
+    p = _corrected(row)
     p += f" Sign-flip test over seeds, not corrected: {p_value(row.p_sign_flip)}." if pd.notna(row.p_sign_flip) else ""
     few = f" Some {row.seeds_needed:.0f} seeds would settle it." if pd.notna(row.seeds_needed) else ""
     if row.verdict == "inconclusive" and pd.notna(row.low) and not few and not _within(row):
         few = f" More seeds alone, up to {MOST_SEEDS:,}, would not settle it."
     return f"The {row.source} says: {row.said}. {row.why}{p}{few}"
+
+
+def _corrected(row: Any) -> str:
+    against_zero = pd.notna(row.p) and row.verdict != "no material effect"
+    return f" After Holm's correction {p_value(row.p_holm)}." if against_zero else ""
 
 
 def _within(row: Any) -> bool:
@@ -105,7 +109,7 @@ def _others(rows: pd.DataFrame, spaces: str, own: str) -> str:
     if _tested(rows):
         rows = rows[rows.verdict != NOT_TESTED]
         of = [
-            f"study {row.study}{row.judged}: {_verdict(row, row.fidelity == 'preview')}. {row.why}"
+            f"study {row.study}{row.judged}: {_verdict(row, row.fidelity == 'preview')}. {row.why}{_corrected(row)}"
             for row in rows.itertuples()
         ]
         return " ".join(of)

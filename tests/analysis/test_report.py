@@ -87,6 +87,16 @@ def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
     assert f"Go on with: python -m study.run --resume made --results {plain(str(tmp_path))}" in text
 
 
+def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", images=50)
+    about = read_json(folder / "study.json")
+    write_json(folder / "study.json", about | {"budget": about["budget"] | {"candidates": 9}})
+    said = (
+        " of 9 candidates: no more searched configurations ran to the end. To search more: python -m study.run --extend"
+    )
+    assert said in pages(folder)[1].replace("\\", "")
+
+
 def test_a_study_that_has_only_begun(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     write_json(tmp_path / "made" / "study.json", {"name": "made", "status": "running"})
@@ -283,7 +293,9 @@ def test_a_study_that_cannot_be_written_says_what_can_be_done(
 )
 def test_what_a_study_cannot_test_is_said_of_the_others(rows: dict[str, tuple[str, str]], own: str, said: str) -> None:
     of = [{"study": name, "fidelity": "preview", "verdict": v, "why": why} for name, (v, why) in rows.items()]
-    known = pd.DataFrame(of, columns=["study", "fidelity", "verdict", "why"]).assign(judged=", judged by other code")
+    known = pd.DataFrame(of, columns=["study", "fidelity", "verdict", "why"]).assign(
+        judged=", judged by other code", p=None
+    )
     assert scorecard._others(known, "resnet.yaml, optimizer.yaml", own) == said
 
 
