@@ -207,9 +207,8 @@ class Recorder(tune.Callback):
     def _end(self, record: TrialRecord) -> None:
         folder = records.trial_folder(self.study, record)
         epochs = records.read_epochs(folder)
-        finite = [epoch for epoch in epochs if not epoch.diverged]
-        if record.best_epoch is None and finite:
-            record = replace(record, best_epoch=max(finite, key=lambda epoch: epoch.val_accuracy).epoch)
+        if record.best_epoch is None and (best := records.best(epochs)):
+            record = replace(record, best_epoch=best.epoch)
         self._write(replace(record, ended=time.time()))
         if not (record.status == "stopped" and self.keep_stopped):
             records.drop_checkpoint(folder)

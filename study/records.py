@@ -237,6 +237,11 @@ def read_epochs(folder: Path) -> list[EpochRecord]:
     return [latest[epoch] for epoch in sorted(latest)]
 
 
+def best(epochs: list[EpochRecord]) -> EpochRecord | None:
+    """The epoch of the highest validation accuracy, the earliest of equals; None where none is finite."""
+    return max((epoch for epoch in epochs if not epoch.diverged), key=lambda epoch: epoch.val_accuracy, default=None)
+
+
 def _lines(path: Path) -> Iterator[EpochRecord]:
     if not path.exists():
         return

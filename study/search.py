@@ -218,9 +218,9 @@ class Search(Listener):
         epochs = self._epochs(record)
         if record.status in ENDED or not epochs or not (epochs[-1].stopped or self.rule == "one-epoch"):
             return record
-        finite = [epoch for epoch in epochs if not epoch.diverged]
-        best = max(finite, key=lambda epoch: epoch.val_accuracy).epoch if finite else None
-        record = replace(record, status="stopped", stop_reason=self.rule, ended=time.time(), best_epoch=best)
+        best = records.best(epochs)
+        epoch = best.epoch if best else None
+        record = replace(record, status="stopped", stop_reason=self.rule, ended=time.time(), best_epoch=epoch)
         records.write_trial(self.study, record)
         if self.rule != "one-epoch":
             records.drop_checkpoint(records.trial_folder(self.study, record))
@@ -251,10 +251,9 @@ def candidates(study: Path, space: Space) -> list[TrialRecord]:
     best: dict[str, tuple[float, TrialRecord]] = {}
     for record in records.read_trials(study, "search"):
         if record.status == "completed" and record.config_id not in arms:
-            epochs = records.read_epochs(records.trial_folder(study, record))
-            score = max((epoch.val_accuracy for epoch in epochs if not epoch.diverged), default=-1.0)
-            if score > best.get(record.config_id, (-1.0, record))[0]:
-                best[record.config_id] = (score, record)
+            epoch = records.best(records.read_epochs(records.trial_folder(study, record)))
+            if epoch and epoch.val_accuracy > best.get(record.config_id, (-1.0, record))[0]:
+                best[record.config_id] = (epoch.val_accuracy, record)
     ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1].trial_id))
     return [record for _, record in ranked[: space.budget.candidates]]
 
