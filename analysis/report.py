@@ -31,6 +31,7 @@ from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
 from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
+from study.janitor import ignore_stops
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
@@ -171,4 +172,6 @@ def _unbroken(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    ignore_stops()  # libraries still clean up as they end
+    sys.exit(status)

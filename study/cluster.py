@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study.janitor import cleaned_up
+from study.janitor import cleaned_up, undisturbed
 from study.opening import UsageError
 from study.provenance import cores, gpu_count, typed
 
@@ -89,7 +89,8 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
             port = context.address_info.get("metrics_export_port")
             yield Cluster(context.dashboard_url or None, f"127.0.0.1:{port}/metrics" if port and not address else None)
         finally:
-            ray.shutdown()
+            with undisturbed():
+                ray.shutdown()
 
 
 def nodes() -> list[dict[str, Any]]:

@@ -7,17 +7,19 @@ prints the last message that it has read, which is empty where the driver left i
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psutil
 
@@ -47,6 +49,7 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
         yield _open[0].folder
         return
     folder = new_folder()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # what Ray registers later runs before, and may make it
     # Before this run's mark is set: it ends with this process, which complains if it is killed first.
     resource_tracker.ensure_running()
     command = [sys.executable, "-P", __file__, folder]
@@ -60,13 +63,30 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
     try:
         yield folder
     finally:
-        for name in (SCRATCH, "TMPDIR"):
-            os.environ.pop(name)
-            os.environ |= {name: before[name]} if name in before else {}
-        tempfile.tempdir = None
-        say_if_killed("")
-        _open.clear()
-        janitor.communicate()  # closes its input, and waits
+        with undisturbed():
+            for name in (SCRATCH, "TMPDIR"):
+                os.environ.pop(name)
+                os.environ |= {name: before[name]} if name in before else {}
+            tempfile.tempdir = None
+            say_if_killed("")
+            _open.clear()
+            janitor.communicate()  # closes its input, and waits
+
+
+def ignore_stops() -> dict[int, Any]:
+    """From now on Ctrl-C and SIGTERM do nothing; returns what they did before. For the main thread alone."""
+    return {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """What cleans up is not stopped in the middle."""
+    before = ignore_stops() if threading.current_thread() is threading.main_thread() else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say_if_killed(text: str) -> None:

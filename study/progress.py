@@ -103,6 +103,7 @@ class StageProgress(Listener):
             Text("diverged" if epoch.diverged else f"validation {epoch.val_accuracy:.2%}"),
             Text(f"best {best:.2%}"),
             Text(f"{epoch.images_per_s:,.0f} images/s"),
+            *([Text(f"arm {record.arm}")] if record.arm else []),
         ]
 
     def _left(self) -> str:

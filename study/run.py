@@ -23,7 +23,7 @@ from rich.text import Text
 
 from study import data, files, provenance, records
 from study.files import RecordError
-from study.janitor import cleaned_up, say_if_killed
+from study.janitor import cleaned_up, ignore_stops, say_if_killed
 from study.opening import Study, UsageError, check_disk, locked, open_study
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
@@ -161,6 +161,7 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
             r.precision for stage in records.STAGES for r in records.read_trials(study.folder, stage) if r.precision
         )
         precision = plan.precision if plan else next(kept, None)
+        print("Measuring how fast the networks train here takes some 20 seconds.", file=sys.stderr, flush=True)
         plan = make_plan(space, settings.rule, settings.cores, settings.gpus, precision)
     recorded = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
     best = candidates(study.folder, space)
@@ -359,4 +360,6 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    ignore_stops()  # libraries still clean up as they end
+    sys.exit(status)

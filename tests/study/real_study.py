@@ -31,6 +31,7 @@ class Study:
         self.temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # short, for Ray's sockets
         self.statuses: list[int] = []
         self.scheduler = "none"
+        self.under: list[str] = []  # the command, if any, that the study's own is given to
         self.said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def run(self, disturb: Callable[[subprocess.Popen[str]], None], *options: str) -> int:
@@ -39,7 +40,7 @@ class Study:
         new = ["--space", str(self.space), "--name", "space", "--scheduler", self.scheduler]
         new += ["--cpus-per-trial", "1", "--fidelity", "full"]
         what = ["--resume", "space"] if begun else new
-        command = [sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]
+        command = [*self.under, sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]
         environment = os.environ | {"TMPDIR": str(self.temporary)}
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, process_group=0
@@ -57,7 +58,7 @@ class Study:
             with (self.folder / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # what was killed has been cleaned up
         alive = psutil.wait_procs(self.processes(), timeout=30)[1]  # multiprocessing's own ends by itself
-        left = [*self.temporary.iterdir(), *alive]
+        left = [*self.temporary.rglob("*"), *alive]
         assert not left, left
         return self.statuses[-1]
 
@@ -91,6 +92,14 @@ class Study:
         """What it prints, as it prints it, until it ends."""
         while (line := self.said.get()) is not None:
             yield line
+
+    def new_lines(self) -> Iterator[str]:
+        """Those only that it prints from now on."""
+        with suppress(queue.Empty):
+            while self.said.get_nowait() is not None:
+                pass
+            self.said.put(None)  # it has ended: to be met again
+        return self.lines()
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         with self.log.open("a") as log:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -82,11 +83,13 @@ def check(study: Study, undisturbed: Study) -> str:
 class RandomMoments:
     """Disturbs a study after random times, seconds up to `longest`, until a fault has been done `times` times.
 
-    Three times in four the time counts from when an epoch has ended; `met` counts of which stage, "" for the others.
+    Three times in four the time counts from when an epoch has ended, for the later half of the faults one of confirm;
+    `met` counts of which stage, "" for the others.
     """
 
     def __init__(self, name: str, study: Study, fault: Fault, times: int, longest: float) -> None:
         self.study, self.fault, self.left, self.longest = study, fault, times, longest
+        self.of_confirm = times // 2
         self.draws, self.met = random.Random(name), Counter[str]()
 
     def __call__(self, process: subprocess.Popen[str]) -> None:
@@ -103,7 +106,8 @@ class RandomMoments:
 
     def _epoch_ended(self) -> str:
         """Wait for one that the run shows; its stage, or nothing where the run has ended."""
-        shown = (re.search(r"#([sc])\d+  epoch ", line) for line in self.study.lines())
+        of = "c" if self.left <= self.of_confirm else "sc"
+        shown = (re.search(rf"#([{of}])\d+  epoch ", line) for line in self.study.new_lines())
         found = next(filter(None, shown), None)
         return {"s": "search", "c": "confirm"}[found[1]] if found else ""
 
@@ -243,21 +247,85 @@ def test_nodes_of_a_cluster_are_lost(study: Study, undisturbed: Study) -> None:
     print(f"\nnode lost 5 times: {said}")
 
 
+def test_the_driver_of_a_study_on_a_cluster_is_killed(study: Study, undisturbed: Study) -> None:
+    """Its workers are the cluster's, and end a little later."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        moments = RandomMoments("driver on a cluster", study, kill, 5, LONGEST_S)
+        said = disturbed(study, undisturbed, moments, {-signal.SIGKILL}, "--address", cluster.address)
+    finally:
+        cluster.shutdown()
+    print(f"\ndriver on a cluster killed 5 times: {said}")
+
+
+def test_the_folder_becomes_read_only(study: Study, undisturbed: Study) -> None:
+    def protect(driver: subprocess.Popen[str]) -> None:
+        next(line for line in study.lines() if " epoch 2/" in line)
+        folders = [study.folder, *filter(Path.is_dir, study.folder.rglob("*"))]
+        for folder in folders:
+            folder.chmod(0o555)
+        driver.wait()
+        for folder in folders:
+            folder.chmod(0o755)
+
+    if os.geteuid() == 0:  # who may write everywhere, but for this
+        study.under = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    assert study.run(protect) == 74
+    assert "Traceback" not in study.log.read_text()
+    message = study.log.read_text().splitlines()[-1]
+    assert "Permission denied" in message
+    assert "Nothing that ended is lost. To go on: " in message
+    assert study.run(left_alone) == 0
+    print(f"\nresults read-only: {check(study, undisturbed)}", message, sep="\n")
+
+
+def test_the_temporary_folder_fills(study: Study, undisturbed: Study) -> None:
+    small_disk(study.temporary, "100m")
+    filler = study.temporary / "filler"
+
+    def fill_up(driver: subprocess.Popen[str]) -> None:
+        next(line for line in study.lines() if " epoch 2/" in line)
+        fill(filler)
+        driver.wait()
+        filler.unlink()
+
+    try:
+        status = study.run(fill_up)
+        assert status in (0, 74), study.log.read_text()[-3000:]
+        assert "Traceback" not in study.log.read_text()
+        message = study.log.read_text().splitlines()[-1]
+        if status:
+            assert "No space left on device" in message
+            assert study.run(left_alone) == 0
+        print(f"\ntemporary folder full: exit status {status}; {check(study, undisturbed)}", message, sep="\n")
+    finally:
+        subprocess.run(["umount", str(study.temporary)], check=True)
+
+
+def small_disk(folder: Path, size: str) -> None:
+    folder.mkdir(exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+
+
+def fill(path: Path) -> None:
+    """With a file that takes all room there is."""
+    with path.open("wb", buffering=0) as file:
+        for size in (2**20, 1):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+
+
 def test_the_disk_fills(study: Study, undisturbed: Study, tmp_path: Path) -> None:
     """Whoever writes next meets it; room is made when the run has ended."""
     disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "none", str(disk)], check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
+    small_disk(disk, "400m")
     filler, study.results = disk / "filler", disk / "results"
     messages: set[str] = set()
 
-    def fill(driver: subprocess.Popen[str]) -> bool:
-        with filler.open("wb", buffering=0) as file, suppress(OSError):
-            for size in (2**20, 1):
-                with suppress(OSError):
-                    while True:
-                        file.write(bytes(size))
+    def fill_up(driver: subprocess.Popen[str]) -> bool:
+        fill(filler)
         ended = driver.wait()
         filler.unlink()
         if ended:
@@ -265,7 +333,7 @@ def test_the_disk_fills(study: Study, undisturbed: Study, tmp_path: Path) -> Non
         return ended != 0
 
     try:
-        said = disturbed(study, undisturbed, RandomMoments("disk", study, fill, 10, LONGEST_S), {74})
+        said = disturbed(study, undisturbed, RandomMoments("disk", study, fill_up, 10, LONGEST_S), {74})
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert "Traceback" not in study.log.read_text()

@@ -61,6 +61,33 @@ def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> N
         assert said.endswith("Go on!\n") == (end in (signal.SIGKILL, signal.SIGHUP))
 
 
+def test_nothing_interrupts_the_end(tmp_path: Path) -> None:
+    """Neither Ctrl-C while it cleans up, nor what a library does at the exit, leaves the folder."""
+    code = """
+import atexit, os, signal, subprocess
+from study.janitor import cleaned_up
+signal.signal(signal.SIGINT, signal.default_int_handler)
+wait = subprocess.Popen.communicate
+def interrupted(janitor):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+    return wait(janitor)
+subprocess.Popen.communicate = interrupted
+with cleaned_up() as folder:
+    atexit.register(os.makedirs, folder + "/session")
+    print(folder)
+assert not os.path.exists(folder)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("as before")
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    folder, after = done.stdout.splitlines()
+    assert after == "as before"
+    assert not Path(folder).exists()
+
+
 def test_other_processes_are_left_alone(tmp_path: Path) -> None:
     """Those of another run, whose folder has another name, and who reads a log, among them."""
     environment = os.environ | {"STUDY_SCRATCH": str(tmp_path / "another")}
