@@ -27,6 +27,7 @@ from study.provenance import cores, gpu_count, typed
 logger = logging.getLogger(__name__)
 
 TOKEN = Path("~/.ray/auth_token")
+ROOM_BYTES = 64 * 2**20  # for Ray's logs, sockets and the experiment's snapshots; some 2 MiB are used
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
     """Start Ray on the loopback interface, with all cores and GPUs of this machine; stop and clean up at the end.
 
     With `address` that of a cluster, which is used and left running. Where the calling process runs Ray already, that
-    is used, and left as it is. Raises UsageError where no cluster answers at `address`.
+    is used, and left as it is. Raises UsageError where no cluster answers at `address`, or no room is left for temporary
+    files.
     """
     if ray.is_initialized():
         yield Cluster(None, None)
@@ -67,6 +69,9 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_task_oom_retries", "2")  # else for ever
     with cleaned_up() as scratch:
+        if (free := shutil.disk_usage(scratch).free) < ROOM_BYTES:
+            at = f"{free / 2**20:,.0f} MiB free in {Path(scratch).parent}"
+            raise UsageError(f"TMPDIR: got {at}, must be {ROOM_BYTES / 2**20:,.0f} MiB for temporary files")
         ours = {
             "num_cpus": cores(),
             "num_gpus": gpu_count(),

@@ -16,6 +16,8 @@ import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from shutil import disk_usage
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -69,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         way_on = _way_on(arguments, study, typed)
         if isinstance(error, OSError) and error.errno in files.LOST_DISK:
             gone = error.errno == errno.ENOENT and study is not None and not study.folder.exists()
-            print(f"{error}. {'The folder of the study is gone.' if gone else way_on}", file=sys.stderr)
+            full = _room(arguments.results) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            print(f"{error}{full}. {'The folder of the study is gone.' if gone else way_on}", file=sys.stderr)
             return DISK
         traceback.print_exc()
         print(f"This is a fault of the program, not of what you typed. {way_on}", file=sys.stderr)
@@ -80,6 +83,12 @@ def _say(console: Console, text: str) -> None:
     """Lines as they are, whatever a study's files have put into them."""
     for line in text.splitlines():
         console.print(Text(files.printable(line)), soft_wrap=True)
+
+
+def _room(results: Path) -> str:
+    """On the disks that a study writes to: an error need not name the file."""
+    free = {str(folder): disk_usage(folder).free for folder in (results, Path(gettempdir())) if folder.is_dir()}
+    return f" ({', '.join(f'{room / 2**20:,.0f} MiB free in {folder}' for folder, room in free.items())})"
 
 
 def _if_killed(arguments: argparse.Namespace, study: Study, typed: list[str]) -> str:

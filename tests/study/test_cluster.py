@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +14,7 @@ from study import cluster
 from study.cluster import Cluster
 from study.execution import Resources, slots_of
 from study.janitor import LONGEST_TMPDIR, new_folder
+from study.opening import UsageError
 
 # The longest of the sockets that Ray makes in its folder, at the longest process id.
 SOCKET = "session_2026-11-22_06-32-27_944265_4194304/sockets/dash_MetricsHead"
@@ -27,6 +30,14 @@ def test_rays_sockets_fit_whatever_the_temporary_folder(length: int, monkeypatch
     assert scratch.parent == (folder if length == LONGEST_TMPDIR else Path("/tmp"))
     scratch.rmdir()
     shutil.rmtree(folder)
+
+
+def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**20))
+    where = re.escape(tempfile.gettempdir())
+    with pytest.raises(UsageError, match=rf"^TMPDIR: got 1 MiB free in {where}, must be 64 MiB"), cluster.running():
+        pass
 
 
 @pytest.mark.parametrize("installed", [["tensorboard", "optuna-dashboard"], ["tensorboard"], []])
