@@ -57,8 +57,8 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
     """Start Ray on the loopback interface, with all cores and GPUs of this machine; stop and clean up at the end.
 
     With `address` that of a cluster, which is used and left running. Where the calling process runs Ray already, that
-    is used, and left as it is. Raises UsageError where no cluster answers at `address`, or no room is left for temporary
-    files.
+    is used, and left as it is. Raises UsageError where no cluster answers at `address`, or too little room is left for
+    temporary files.
     """
     if ray.is_initialized():
         yield Cluster(None, None)
