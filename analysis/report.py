@@ -32,6 +32,7 @@ from analysis.words import linked, plain
 from study.data import DataError
 from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
 from study.janitor import ignore_stops
+from study.opening import UsageError
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 progress.update(task, description=said, completed=done, total=of)
 
             path = build(folder, options.top, options.stress_images, step, options.data_dir)
-    except (InputError, RecordError, DataError) as error:
+    except (InputError, RecordError, DataError, UsageError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkerLost as error:
         print(f"error: {error}. What took long is kept: close other programs, and type it again", file=sys.stderr)
         return 70
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the last by Ray, where it is stopped while it starts
         print("Interrupted. What took long is kept in the study's cache.", file=sys.stderr)
         return 130
     for what, where in (("page   ", path), ("in text", path.with_suffix(".md")), ("tables ", folder / "tables")):

@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study.janitor import cleaned_up, undisturbed
+from study.janitor import cleaned_up, room, undisturbed
 from study.opening import UsageError
 from study.provenance import cores, gpu_count, typed
 
@@ -69,8 +69,8 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_task_oom_retries", "2")  # else for ever
     with cleaned_up() as scratch:
-        if (free := shutil.disk_usage(scratch).free) < ROOM_BYTES:
-            at = f"{free / 2**20:,.0f} MiB free in {Path(scratch).parent}"
+        if shutil.disk_usage(scratch).free < ROOM_BYTES:
+            at = room(Path(scratch).parent)
             raise UsageError(f"TMPDIR: got {at}, must be {ROOM_BYTES / 2**20:,.0f} MiB for temporary files")
         ours = {
             "num_cpus": cores(),

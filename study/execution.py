@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -232,9 +233,10 @@ class Interruption(tune.Callback):
         tunes: Any = signal.getsignal(signal.SIGINT)  # in place by now
 
         def note(number: int, frame: Any) -> None:
-            if not self.noted:
-                os.write(2, self.SAID)  # print may be at work where this comes between
-            self.noted = True
+            first, self.noted = not self.noted, True
+            if first:
+                with suppress(OSError):  # nobody may read it; print may be at work where this comes between
+                    os.write(2, self.SAID)
             tunes(number, frame)
 
         signal.signal(signal.SIGINT, note)

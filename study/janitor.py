@@ -1,13 +1,15 @@
 """What a run leaves is cleaned up even if its driver is killed: by this process, which outlives it.
 
-`python janitor.py FOLDER` waits until its standard input closes, as it does at the driver's end, whatever the end. Then
-it kills the processes that were started with FOLDER in their environment or write a log there, removes FOLDER, and
-prints the last message that it has read, which is empty where the driver left in order. Each ends with a null byte.
+`python janitor.py FOLDER PID` waits until its standard input closes, as it does at the end of the driver PID, whatever
+the end. Then it kills the processes that were started with FOLDER in their environment or write a log there, removes
+FOLDER, and prints the last message that it has read, each of which ends with a null byte; but not where the driver ends
+in order, and is still there to say something itself.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import shutil
 import signal
@@ -19,12 +21,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
 SCRATCH = "STUDY_SCRATCH"  # the environment variable by which a run's processes are known
 PATIENCE_S = 60
+IN_ORDER = b"in order"  # the last that a driver says which waits for its janitor
 # A socket's path has 107 bytes at most, of which Ray's own part takes up to 68 and the folder's name 19.
 LONGEST_TMPDIR = 107 - 68 - 19
 
@@ -48,11 +52,11 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
     if _open:
         yield _open[0].folder
         return
-    folder = new_folder()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # what Ray registers later runs before, and may make it
     # Before this run's mark is set: it ends with this process, which complains if it is killed first.
     resource_tracker.ensure_running()
-    command = [sys.executable, "-P", __file__, folder]
+    folder = new_folder()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # what Ray registers later runs before, and may make it
+    command = [sys.executable, "-P", __file__, folder, str(os.getpid())]
     keeps = () if lock is None else (lock,)
     # In a session of its own: Ctrl-C in a terminal does not reach it.
     janitor = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=keeps, start_new_session=True)
@@ -62,15 +66,24 @@ def cleaned_up(lock: int | None = None) -> Iterator[str]:
     _open.append(_Run(folder, janitor))
     try:
         yield folder
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with suppress(OSError):
+                error.add_note(room(Path(folder).parent))
+        raise
     finally:
         with undisturbed():
             for name in (SCRATCH, "TMPDIR"):
                 os.environ.pop(name)
                 os.environ |= {name: before[name]} if name in before else {}
             tempfile.tempdir = None
-            say_if_killed("")
             _open.clear()
-            janitor.communicate()  # closes its input, and waits
+            janitor.communicate(IN_ORDER)
+
+
+def room(folder: Path) -> str:
+    """On its disk."""
+    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
 
 
 def ignore_stops() -> dict[int, Any]:
@@ -126,8 +139,8 @@ def _belongs(process: psutil.Process, folder: str) -> bool:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    driver = os.getppid()
-    text = (b"\0" + sys.stdin.buffer.read()).split(b"\0")[-2]
+    driver = int(sys.argv[2])
+    *_, text, rest = (b"\0" + sys.stdin.buffer.read()).split(b"\0")
 
     class GaveUp(Exception):
         """Not one that the clean-up suppresses."""
@@ -137,11 +150,13 @@ if __name__ == "__main__":
 
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(PATIENCE_S)
-    said = [os.fsdecode(text)] if text else []
+    said = []
     try:
         clean_up(sys.argv[1], driver)
     except GaveUp:
         said.append(f"Processes of that run could not be ended; {sys.argv[1]} may be left.")
+    if text and not (rest == IN_ORDER and os.getppid() == driver):
+        said.insert(0, os.fsdecode(text))
     if said:
         with suppress(OSError):  # the terminal is gone, too
             print(*said, sep="\n", file=sys.stderr)

@@ -13,11 +13,12 @@ import platform
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import psutil
 
@@ -100,14 +101,12 @@ def locked(folder: Path) -> Iterator[int]:
         raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be a folder to write to") from error
     busy = UsageError(f"{folder.name}: another run is working on it; wait for it, or choose a --name")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        while not _taken(file):
             file.seek(0)
             host, _, process = file.read().partition(" ")
             if host != platform.node() or not re.fullmatch(r"\d{1,9}", process) or psutil.pid_exists(int(process)):
-                raise busy from None
-            fcntl.flock(file, fcntl.LOCK_EX)  # it was killed; what it left is being cleaned up
+                raise busy
+            time.sleep(0.1)  # it was killed; what it left is being cleaned up
         try:
             ours_still = os.path.samestat(os.fstat(file.fileno()), (folder / ".lock").stat())
         except FileNotFoundError:
@@ -125,6 +124,14 @@ def locked(folder: Path) -> Iterator[int]:
                 (folder / ".lock").unlink(missing_ok=True)
                 with suppress(OSError):  # there is something in it
                     folder.rmdir()
+
+
+def _taken(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_disk(folder: Path, needed: int) -> None:

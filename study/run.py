@@ -14,10 +14,9 @@ import shlex
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from shutil import disk_usage
-from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -25,7 +24,7 @@ from rich.text import Text
 
 from study import data, files, provenance, records
 from study.files import RecordError
-from study.janitor import cleaned_up, ignore_stops, say_if_killed
+from study.janitor import cleaned_up, ignore_stops, room, say_if_killed, undisturbed
 from study.opening import Study, UsageError, check_disk, locked, open_study
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
@@ -62,33 +61,49 @@ def main(argv: list[str] | None = None) -> int:
             _drop_leftovers(study)
             return _run(study, loaded, console, typed, arguments)
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
-        print(*map(files.printable, str(error).splitlines()), sep="\n", file=sys.stderr)
+        _tell(str(error))
         return 2
     except (KeyboardInterrupt, SystemExit):  # the last by Ray, where it is stopped while it starts
-        _say(console, f"Interrupted. {_way_on(arguments, study, typed)}")
+        with undisturbed():
+            _tell(f"Interrupted. {_way_on(arguments, study, typed)}")
         return 130
     except Exception as error:
-        way_on = _way_on(arguments, study, typed)
-        if isinstance(error, OSError) and error.errno in files.LOST_DISK:
-            gone = error.errno == errno.ENOENT and study is not None and not study.folder.exists()
-            full = _room(arguments.results) if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            print(f"{error}{full}. {'The folder of the study is gone.' if gone else way_on}", file=sys.stderr)
-            return DISK
-        traceback.print_exc()
-        print(f"This is a fault of the program, not of what you typed. {way_on}", file=sys.stderr)
+        with undisturbed():
+            return _broke_off(error, arguments, study, typed)
+
+
+def _broke_off(error: Exception, arguments: argparse.Namespace, study: Study | None, typed: list[str]) -> int:
+    """Say why a run ends before its study does, and what goes on; returns the exit status."""
+    way_on = _way_on(arguments, study, typed)
+    if not (isinstance(error, OSError) and error.errno in files.LOST_DISK):
+        with suppress(OSError):
+            traceback.print_exc()
+        _tell(f"This is a fault of the program, not of what you typed. {way_on}")
         return FAULT
+    why = str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # which need not name the file
+        with suppress(OSError):
+            why += f" ({', '.join([*getattr(error, '__notes__', ()), room(arguments.results)])})"
+    _tell(f"{why}. {'The folder of the study is gone.' if _is_gone(study, error) else way_on}")
+    return DISK
+
+
+def _is_gone(study: Study | None, error: OSError) -> bool:
+    if study is None or error.errno != errno.ENOENT or study.folder.exists():
+        return False
+    return Path(error.filename or "").absolute().is_relative_to(study.folder.absolute())
+
+
+def _tell(text: str) -> None:
+    """Print lines as they are to standard error, whatever a study's files have put into them, or has become of it."""
+    with suppress(OSError):
+        print(*map(files.printable, text.splitlines()), sep="\n", file=sys.stderr, flush=True)
 
 
 def _say(console: Console, text: str) -> None:
-    """Lines as they are, whatever a study's files have put into them."""
+    """Likewise to standard output, which is to be there."""
     for line in text.splitlines():
         console.print(Text(files.printable(line)), soft_wrap=True)
-
-
-def _room(results: Path) -> str:
-    """On the disks that a study writes to: an error need not name the file."""
-    free = {str(folder): disk_usage(folder).free for folder in (results, Path(gettempdir())) if folder.is_dir()}
-    return f" ({', '.join(f'{room / 2**20:,.0f} MiB free in {folder}' for folder, room in free.items())})"
 
 
 def _if_killed(arguments: argparse.Namespace, study: Study, typed: list[str]) -> str:
@@ -108,20 +123,32 @@ def _drop_leftovers(study: Study) -> None:
 
 def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]) -> str:
     """What is lost, and the command that goes on, as it can be typed."""
-    if study is None or not (study.folder / "study.json").exists():
+    options = typed  # where an extension is not written down yet, or --resume stopped early
+    if study is not None and _there(study.folder / "study.json"):
+        noted: dict[str, Any] = {}
+        try:
+            noted = files.read_json(study.folder / "study.json")
+        except RecordError as error:
+            if not isinstance(error.__cause__, OSError):  # of a lost disk
+                return str(error)
+        if not (arguments.extend and study.earlier and noted.get("resumed") == study.earlier.get("resumed")):
+            options = ["--resume", study.folder.name]
+            options += ["--results", str(arguments.results)] if arguments.results != Path("results") else []
+            options += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
+            options += ["--address", arguments.address] if arguments.address else []
+    elif not (arguments.resume or arguments.extend):
         return "Nothing was begun."
-    options = ["--resume", study.folder.name]
-    options += ["--results", str(arguments.results)] if arguments.results != Path("results") else []
-    options += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
-    options += ["--address", arguments.address] if arguments.address else []
-    try:
-        noted = files.read_json(study.folder / "study.json")
-    except RecordError as error:
-        return str(error)
-    if arguments.extend and study.earlier and noted.get("resumed") == study.earlier.get("resumed"):
-        options = typed  # the extension is not written down yet
     command = shlex.join([provenance.typed(), "-m", "study.run", *options])
     return f"Nothing that ended is lost. To go on: {command}"
+
+
+def _there(path: Path) -> bool:
+    """Also where that is not known, as on a lost disk."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno != errno.ENOENT
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

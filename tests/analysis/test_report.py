@@ -20,6 +20,7 @@ from analysis.sections import scorecard
 from analysis.words import label, linked, plain
 from study import space_file
 from study.files import read_json, write_json
+from study.opening import UsageError
 
 
 def pages(folder: Path) -> tuple[str, str]:
@@ -271,6 +272,23 @@ def test_a_study_that_cannot_be_written_says_what_can_be_done(
     assert said.startswith(
         "error: [Errno 30] Read-only file system: 'report.html'. A page is made in the study's folder:"
     )
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "said"),
+    [(UsageError("TMPDIR: got 1 MiB"), 2, "error: TMPDIR: got 1 MiB"), (SystemExit(15), 130, "Interrupted. What took")],
+)
+def test_what_keeps_ray_from_starting_ends_it_in_order(
+    stop: BaseException, status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def stopped(*_: object) -> None:
+        raise stop
+
+    make(tmp_path / "made", confirm=False)
+    monkeypatch.setattr(report, "build", stopped)
+    assert report.main(["made", "--results", str(tmp_path)]) == status
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import psutil
 from study import records
 from study.records import EpochRecord, Stage, TrialRecord
 
+HANGS_S = 600.0
 Key = tuple[Stage, str | None, str, int]
 
 
@@ -36,38 +38,61 @@ class Study:
 
     def run(self, disturb: Callable[[subprocess.Popen[str]], None], *options: str) -> int:
         """Begin or resume it; returns the exit status, when all that it started has ended too."""
+        process = self.begin(*options, stderr=subprocess.STDOUT)
+        self.said = queue.SimpleQueue()
+        printed = self.log.stat().st_size if self.log.exists() else 0
+        listener = threading.Thread(target=self._listen, args=(process,))
+        hangs = threading.Timer(HANGS_S, process.kill)
+        listener.start()
+        hangs.start()
+        try:
+            disturb(process)
+            self.statuses.append(process.wait())
+        finally:
+            hangs.cancel()
+            process.kill()
+            listener.join()
+        with self.log.open() as log:
+            log.seek(printed)
+            self.ended_as_said(self.statuses[-1], log.read().splitlines())
+        self.nothing_is_left()
+        return self.statuses[-1]
+
+    def begin(self, *options: str, stderr: int) -> subprocess.Popen[str]:
         begun = (self.folder / "study.json").exists()
         new = ["--space", str(self.space), "--name", "space", "--scheduler", self.scheduler]
         new += ["--cpus-per-trial", "1", "--fidelity", "full"]
         what = ["--resume", "space"] if begun else new
         command = [*self.under, sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]
         environment = os.environ | {"TMPDIR": str(self.temporary)}
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, process_group=0
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment, process_group=0
         )
-        self.said = queue.SimpleQueue()
-        listener = threading.Thread(target=self._listen, args=(process,))
-        listener.start()
-        try:
-            disturb(process)
-            self.statuses.append(process.wait())
-        finally:
-            process.kill()
-            listener.join()
+
+    def ended_as_said(self, status: int, lines: list[str]) -> None:
+        """A run that was cut off says how to go on, unless it was killed before it could, or its folder is gone."""
+        if status in (74, 130):
+            ways_on = ("To go on: ", "Nothing was begun.", "The folder of the study is gone.")
+            assert any(way in lines[-1] for way in ways_on), lines[-3:]
+        elif status in (-signal.SIGINT, -signal.SIGTERM):  # before the program had begun
+            assert not any(line.startswith(("Study ", "Measuring ")) for line in lines), lines
+
+    def nothing_is_left(self) -> None:
+        """Neither files nor processes, once the study can be gone on with."""
         if self.folder.exists():
             with (self.folder / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # what was killed has been cleaned up
-        alive = psutil.wait_procs(self.processes(), timeout=30)[1]  # multiprocessing's own ends by itself
-        left = [*self.temporary.rglob("*"), *alive]
+        left: list[object] = [*self.temporary.rglob("*")]
         assert not left, left
-        return self.statuses[-1]
+        alive = psutil.wait_procs(self.processes(), timeout=30)[1]  # multiprocessing's own ends by itself
+        assert not alive, alive
 
     def processes(self) -> Iterator[psutil.Process]:
         """All that it started and that still lives."""
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                logs = [file.path for file in process.open_files()]
-                if process.environ().get("TMPDIR") == str(self.temporary) or any(map(self._is_in, logs)):
+                opened = [os.readlink(file) for file in Path(f"/proc/{process.pid}/fd").iterdir()]  # removed ones, too
+                if any(map(self._is_in, [process.environ().get("TMPDIR", "/"), *opened])):
                     yield process
 
     def _is_in(self, path: str) -> bool:
@@ -92,6 +117,7 @@ class Study:
         """What it prints, as it prints it, until it ends."""
         while (line := self.said.get()) is not None:
             yield line
+        self.said.put(None)  # to be met again
 
     def new_lines(self) -> Iterator[str]:
         """Those only that it prints from now on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,10 +33,12 @@ def test_rays_sockets_fit_whatever_the_temporary_folder(length: int, monkeypatch
     shutil.rmtree(folder)
 
 
-def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=2**20))
-    where = re.escape(tempfile.gettempdir())
+    monkeypatch.setattr(cluster, "_ensure_token", lambda: None)
+    monkeypatch.setattr(cluster, "cleaned_up", lambda: nullcontext(str(tmp_path / "scratch")))
+    where = re.escape(str(tmp_path))
     with pytest.raises(UsageError, match=rf"^TMPDIR: got 1 MiB free in {where}, must be 64 MiB"), cluster.running():
         pass
 

@@ -61,6 +61,23 @@ def test_nothing_outlives_a_run(end: signal.Signals | None, tmp_path: Path) -> N
         assert said.endswith("Go on!\n") == (end in (signal.SIGKILL, signal.SIGHUP))
 
 
+def test_who_is_killed_while_its_run_is_cleaned_up_is_spoken_for(tmp_path: Path) -> None:
+    """As by a supervisor that had asked it to end, and lost patience."""
+    code = """
+import os, signal, subprocess
+from study.janitor import cleaned_up, say_if_killed
+def killed(janitor, last):
+    with janitor.stdin:
+        janitor.stdin.write(last)
+    os.kill(os.getpid(), signal.SIGKILL)
+subprocess.Popen.communicate = killed
+with cleaned_up():
+    say_if_killed("Go on!")
+"""
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "Go on!\n")
+
+
 def test_nothing_interrupts_the_end(tmp_path: Path) -> None:
     """Neither Ctrl-C while it cleans up, nor what a library does at the exit, leaves the folder."""
     code = """
@@ -68,10 +85,10 @@ import atexit, os, signal, subprocess
 from study.janitor import cleaned_up
 signal.signal(signal.SIGINT, signal.default_int_handler)
 wait = subprocess.Popen.communicate
-def interrupted(janitor):
+def interrupted(janitor, last):
     signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGTERM)
-    return wait(janitor)
+    return wait(janitor, last)
 subprocess.Popen.communicate = interrupted
 with cleaned_up() as folder:
     atexit.register(os.makedirs, folder + "/session")
@@ -99,7 +116,8 @@ def test_other_processes_are_left_alone(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", read], stdin=pipe, stdout=pipe, env=environment) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        subprocess.run([sys.executable, "study/janitor.py", str(folder)], stdin=subprocess.DEVNULL, check=True)
+        command = [sys.executable, "study/janitor.py", str(folder), str(os.getpid())]
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
         assert not folder.exists()
         assert other.poll() is None
         other.communicate(b"\n")
@@ -110,7 +128,8 @@ def test_what_cannot_be_ended_is_said(tmp_path: Path) -> None:
     """And how to go on all the same."""
     code = (
         "import runpy, sys, psutil; from study import janitor; psutil.Process.kill = lambda self: None; "
-        "sys.argv = ['janitor.py', sys.argv[1]]; source = open(janitor.__file__).read().replace('S = 60', 'S = 1'); "
+        "sys.argv = ['janitor.py', sys.argv[1], '1']; "
+        "source = open(janitor.__file__).read().replace('S = 60', 'S = 1'); "
         "exec(compile(source, janitor.__file__, 'exec'), {'__name__': '__main__'})"
     )
     pipe, folder = subprocess.PIPE, tmp_path / "scratch"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import socket
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -358,8 +360,52 @@ def test_the_command_that_goes_on_can_be_typed_as_it_is_printed(
     options = ["--results", str(begun.parent), "--data-dir", "/my data"]
     assert run.main(["--resume", "begun", *options]) == 130
     command = f"{provenance.typed()} -m study.run --resume begun --results {begun.parent} --data-dir '/my data'"
-    assert f"Nothing that ended is lost. To go on: {command}\n" in capsys.readouterr().out
+    assert f"Nothing that ended is lost. To go on: {command}\n" in capsys.readouterr().err
     assert (begun / "study.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "said"),
+    [
+        (errno.ENOSPC, "space.yaml", " free in {results})."),
+        (errno.ENOENT, "begun/search/s0001/trial.json", "study.run --resume begun --results {results}"),
+        (errno.EACCES, "begun/study.json", "study.run --resume begun --results {results}"),
+    ],
+)
+def test_a_lost_disk_is_said_with_the_way_on(
+    number: int, name: str, said: str, begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where study.json itself cannot be looked at."""
+    read = files.read_json
+
+    def lost(study: Study) -> Any:
+        def unreadable(path: Path) -> Any:
+            try:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            except PermissionError as error:
+                raise files.broken(path, str(error), "readable") from error
+
+        monkeypatch.setattr(files, "read_json", unreadable if number == errno.EACCES else read)
+        raise OSError(number, os.strerror(number), str(begun.parent / name))
+
+    monkeypatch.setattr(run, "_plan", lost)
+    monkeypatch.setattr("study.data.load", lambda folder: None)
+    assert run.main(["--resume", "begun", "--results", str(begun.parent)]) == run.DISK
+    [line] = capsys.readouterr().err.splitlines()
+    assert said.format(results=begun.parent) in line
+    assert "Nothing that ended is lost. To go on: " in line
+
+
+def test_a_resume_that_is_stopped_early_is_typed_again(
+    begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: Any) -> Study:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "open_study", interrupted)
+    typed = ["--resume", "begun", "--results", str(begun.parent)]
+    assert run.main(typed) == 130
+    assert f"To go on: {provenance.typed()} -m study.run {' '.join(typed)}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noted", [False, True])
@@ -377,7 +423,7 @@ def test_an_extension_that_is_not_written_down_yet_is_typed_again(
     resume = ["--resume", "begun", "--results", str(begun.parent)]
     assert run.main(extend) == 130
     command = " ".join(resume if noted else extend)
-    assert f"To go on: {provenance.typed()} -m study.run {command}\n" in capsys.readouterr().out
+    assert f"To go on: {provenance.typed()} -m study.run {command}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -399,7 +445,7 @@ def test_a_dry_run_looks_where_the_study_would_be_written(
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     command = ["--space", str(tmp_path / "a.yaml"), "--fidelity", "full", "--dry-run"]
     assert run.main([*command, "--results", str(tmp_path / results)]) == (2 if message else 0)
-    assert capsys.readouterr().err == message.format(folder=tmp_path)
+    assert "".join(capsys.readouterr().err.splitlines(keepends=True)[1:]) == message.format(folder=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yaml", "file"]
 
 
