@@ -27,6 +27,7 @@ from study.provenance import cores, gpu_count, typed
 logger = logging.getLogger(__name__)
 
 TOKEN = Path("~/.ray/auth_token")
+RAYS = "r"  # folder, which Ray opens to all users, within one that is this user's alone
 ROOM_BYTES = 64 * 2**20  # for Ray's logs, sockets and the experiment's snapshots; some 2 MiB are used
 
 
@@ -77,7 +78,7 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
             "num_gpus": gpu_count(),
             "include_dashboard": dashboard,
             "dashboard_host": "127.0.0.1",
-            "_temp_dir": scratch,
+            "_temp_dir": f"{scratch}/{RAYS}",
         }
         try:
             options: dict[str, Any] = {} if address else ours

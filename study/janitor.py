@@ -29,8 +29,8 @@ import psutil
 SCRATCH = "STUDY_SCRATCH"  # the environment variable by which a run's processes are known
 PATIENCE_S = 60
 IN_ORDER = b"in order"  # the last that a driver says which waits for its janitor
-# A socket's path has 107 bytes at most, of which Ray's own part takes up to 68 and the folder's name 19.
-LONGEST_TMPDIR = 107 - 68 - 19
+# A socket's path has 107 bytes at most, of which Ray's own part takes up to 68, its folder's name 2, and this one's 19.
+LONGEST_TMPDIR = 107 - 68 - 2 - 19
 
 
 @dataclass(frozen=True)

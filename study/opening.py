@@ -140,7 +140,7 @@ def check_disk(folder: Path, needed: int) -> None:
     if not (at.is_dir() and os.access(at, os.W_OK | os.X_OK)):
         raise UsageError(f"--results: got {folder.parent}, must be a folder to write to")
     if (free := shutil.disk_usage(at).free) < needed:
-        raise UsageError(f"--results: got {free / 2**20:,.0f} MiB free at {at}, must be {needed / 2**20:,.0f}")
+        raise UsageError(f"--results: got {free / 2**20:,.0f} MiB free at {at}, must be {needed / 2**20:,.0f} MiB")
 
 
 def _new(arguments: argparse.Namespace) -> Study:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered
 
 FAULT, DISK = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
 OF_LOSSES = ("torch", "numpy", "scikit-learn")  # libraries that they, or the split, depend on
+KEPT = "Nothing that ended is lost. To go on:"
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
@@ -95,9 +96,16 @@ def _is_gone(study: Study | None, error: OSError) -> bool:
 
 
 def _tell(text: str) -> None:
-    """Print lines as they are to standard error, whatever a study's files have put into them, or has become of it."""
-    with suppress(OSError):
-        print(*map(files.printable, text.splitlines()), sep="\n", file=sys.stderr, flush=True)
+    """Print lines as they are, whatever a study's files have put into them: to standard error, else to the terminal.
+
+    The first is lost where what it is piped into, such as `2>&1 | tee`, has met the same Ctrl-C.
+    """
+    lines = "\n".join(map(files.printable, text.splitlines()))
+    try:
+        print(lines, file=sys.stderr, flush=True)
+    except OSError:
+        with suppress(OSError), open("/dev/tty", "w") as terminal:
+            print(lines, file=terminal)
 
 
 def _say(console: Console, text: str) -> None:
@@ -123,7 +131,6 @@ def _drop_leftovers(study: Study) -> None:
 
 def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]) -> str:
     """What is lost, and the command that goes on, as it can be typed."""
-    options = typed  # where an extension is not written down yet, or --resume stopped early
     if study is not None and _there(study.folder / "study.json"):
         noted: dict[str, Any] = {}
         try:
@@ -132,14 +139,19 @@ def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]
             if not isinstance(error.__cause__, OSError):  # of a lost disk
                 return str(error)
         if not (arguments.extend and study.earlier and noted.get("resumed") == study.earlier.get("resumed")):
-            options = ["--resume", study.folder.name]
-            options += ["--results", str(arguments.results)] if arguments.results != Path("results") else []
-            options += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
-            options += ["--address", arguments.address] if arguments.address else []
+            return f"{KEPT} {_command(arguments, '--resume', study.folder.name)}"
     elif not (arguments.resume or arguments.extend):
         return "Nothing was begun."
-    command = shlex.join([provenance.typed(), "-m", "study.run", *options])
-    return f"Nothing that ended is lost. To go on: {command}"
+    # An extension that is not written down yet, or a --resume that was stopped early.
+    return f"{KEPT} {shlex.join([provenance.typed(), '-m', 'study.run', *typed])}"
+
+
+def _command(arguments: argparse.Namespace, *options: str) -> str:
+    """What can be typed to do more with the same results, data and cluster."""
+    where = ["--results", str(arguments.results)] if arguments.results != Path("results") else []
+    where += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
+    where += ["--address", arguments.address] if arguments.address else []
+    return shlex.join([provenance.typed(), "-m", "study.run", *options, *where])
 
 
 def _there(path: Path) -> bool:
@@ -281,6 +293,9 @@ def _run(
     _show_plan(console, study, plan, left_to_run)
     if study.earlier:
         _say(console, _recovered(folder, study.earlier))
+        if study.earlier.get("status") == "finished" and not (left_to_run.trials or left_to_run.runs):
+            planned = confirm.plan(folder, chosen, candidates(folder, chosen), settings.seed)
+            return _conclude(console, folder, options.data_dir, records.read_trials(folder, "search") + planned)
     parts = chosen.split
     try:
         splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
@@ -324,7 +339,8 @@ def _run(
             lacks = (
                 f"{len(found)} of {chosen.budget.candidates} candidates: no more searched configurations ran to the end"
             )
-            _say(console, f"{lacks}. To search more, once this has ended: --extend {folder.name} --trials N")
+            more = _command(options, "--extend", folder.name, "--trials", "N")
+            _say(console, f"{lacks}. To search more, once this has ended: {more}")
         ended = {record.trial_id for record in planned if record.status in ENDED}
         if runs := len(planned) - len(ended):
             shown = progress.StageProgress(console, "confirm", len(planned), ended, runs, plan.confirm_seconds)

@@ -18,7 +18,7 @@ from study.janitor import LONGEST_TMPDIR, new_folder
 from study.opening import UsageError
 
 # The longest of the sockets that Ray makes in its folder, at the longest process id.
-SOCKET = "session_2026-11-22_06-32-27_944265_4194304/sockets/dash_MetricsHead"
+SOCKET = f"{cluster.RAYS}/session_2026-11-22_06-32-27_944265_4194304/sockets/dash_MetricsHead"
 
 
 @pytest.mark.parametrize("length", [LONGEST_TMPDIR, LONGEST_TMPDIR + 1])

@@ -430,7 +430,7 @@ def test_an_extension_that_is_not_written_down_yet_is_typed_again(
     ("results", "free", "message"),
     [
         ("new/results", 1 << 40, ""),
-        ("new/results", 1000, "--results: got 0 MiB free at {folder}, must be 70\n"),
+        ("new/results", 1000, "--results: got 0 MiB free at {folder}, must be 70 MiB\n"),
         ("file/results", 1 << 40, "--results: got {folder}/file/results, must be a folder to write to\n"),
     ],
 )

@@ -64,7 +64,12 @@ def test_a_run_is_reached_from_this_machine_only_and_leaves_nothing_when_it_is_k
 
 
 def doors(study: Study, driver: int) -> None:
-    """Every socket is on the loopback interface, and asks for the token unless it tells numbers only."""
+    """Every socket is on the loopback interface, and asks for the token unless it tells numbers only.
+
+    Nor can other users reach Ray's files, which would be theirs to write.
+    """
+    [scratch] = study.temporary.iterdir()
+    assert scratch.stat().st_mode & 0o777 == 0o700
     listening: dict[str, set[int]] = {}
     ports: set[int] = set()
     for process in study.processes():
