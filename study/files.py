@@ -137,7 +137,8 @@ def read_json(path: Path) -> dict[str, Any]:
         if noted != _digest(value):
             raise ValueError("a file that was changed or cut since")
     except (OSError, ValueError, RecursionError) as error:
-        raise broken(path, str(error), must) from error
+        got = f"no JSON ({error})" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise broken(path, got, must) from error
     return value
 
 

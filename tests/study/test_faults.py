@@ -1,6 +1,6 @@
 """A real study, disturbed at random moments until it has had enough: nothing is lost, and nothing is left behind.
 
-`make test-faults` runs all of it, some half an hour on two cores, and prints what each kind of fault has cost.
+`make test-faults` runs all of it, some 50 minutes on two cores, and prints what each kind of fault has cost.
 """
 
 from __future__ import annotations
