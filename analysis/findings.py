@@ -164,13 +164,14 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
         said.append(
             f"Of {candidates} candidates some were the best before the search was extended: {budget['candidates']} are."
         )
+    where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
     if status == "finished" and candidates < budget["candidates"]:
+        more = shlex.join(["--extend", folder.name, "--trials", "N", *where])
         said.append(
             f"{candidates} of {budget['candidates']} candidates: no more searched configurations ran to the end. To "
-            f"search more: python -m study.run --extend {shlex.quote(folder.name)} --trials N"
+            f"search more: python -m study.run {more}"
         )
     if status in ("interrupted", "running"):
-        where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
         when = "Go on with" if status == "interrupted" else "If it does not run any more, go on with"
         said.append(f"{when}: {shlex.join(['python', '-m', 'study.run', '--resume', folder.name, *where])}")
     if unsaid := sorted(WORTH - about.keys()):

@@ -376,7 +376,6 @@ def test_a_lost_disk_is_said_with_the_way_on(
     number: int, name: str, said: str, begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where study.json itself cannot be looked at."""
-    read = files.read_json
 
     def lost(study: Study) -> Any:
         def unreadable(path: Path) -> Any:
@@ -385,7 +384,8 @@ def test_a_lost_disk_is_said_with_the_way_on(
             except PermissionError as error:
                 raise files.broken(path, str(error), "readable") from error
 
-        monkeypatch.setattr(files, "read_json", unreadable if number == errno.EACCES else read)
+        if number == errno.EACCES:
+            monkeypatch.setattr(files, "read_json", unreadable)
         raise OSError(number, os.strerror(number), str(begun.parent / name))
 
     monkeypatch.setattr(run, "_plan", lost)
