@@ -2,8 +2,8 @@
 
 `make bench` runs it. Everything runs in turns, in an order drawn anew in each: a rate is the median over the turns, a
 ratio that of the rates of one turn, and the arithmetic is held against large matrix products of the same turn. On a CPU
-every core has its process, and rates are per second of a core's processor time; on a GPU there is one process, or as
-many as share it.
+every core has its process, and rates are per second of a core's processor time, of all cores' time for what uses all;
+on a GPU there is one process, or as many as share it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ CASES = {
     "resnet18": ("resnet18", Augmentation()),
 }
 SOURCES, OURS, PRODUCT, COMPILED = "the sources' loop", "the trainer", "matrix product", "with torch.compile"
+BY_DEFAULT = f"{SOURCES}, all cores for one"  # as a script of it runs
 
 
 class Variant(NamedTuple):
@@ -147,6 +148,7 @@ VARIANTS = {
     **{part: Variant(OURS) for part in PARTS},
     "without keeping freed memory": Variant(OURS, plain=True),
     **({} if GPU else {"all cores for one": Variant(OURS, 1, cores())}),
+    **({} if GPU else {BY_DEFAULT: Variant(SOURCES, 1, cores(), plain=True)}),
     **{f"{count} at once": Variant(OURS, count) for count in SHARES},
     "evaluation, the sources' loop": Variant("evaluation, the sources' loop", plain=True),
     "evaluation, the trainer": Variant("evaluation, the sources' loop"),
@@ -170,9 +172,9 @@ def _work(case: str, variant: str, precision: Precision) -> Callable[[], int]:
     config = TrialConfig(model=MODELS[model], optimizer=Adam(), augmentation=augmentation)
     count = BATCHES.get(model, BATCHES["resnet18"]) * config.batch_size
     splits = data.split(_loaded(), count, count, 10, seed=0)
-    if variant in (SOURCES, "evaluation, the sources' loop"):
+    if variant in (SOURCES, BY_DEFAULT, "evaluation, the sources' loop"):
         loop = SourcesLoop(config, 0, splits, ON)
-        return lambda: count * bool(loop.train_epoch() if variant == SOURCES else loop.evaluate() + 1)
+        return lambda: count * bool(loop.evaluate() + 1 if variant.startswith("evaluation") else loop.train_epoch())
     precision = "fp32" if variant == "without bf16" else precision
     trainer = PARTS.get(variant, Trainer)(config, 0, splits, ON, precision)
     if variant.startswith("evaluation"):
@@ -199,32 +201,33 @@ def product(kind: torch.dtype, size: int) -> Callable[[], int]:
 
 
 def rate(case: str, variant: str, precision: Precision) -> float:
-    """Images, or operations, in a second."""
-    torch.set_num_threads(VARIANTS[variant].threads)
+    """Images, or operations, in a second of the GPU or of one core."""
+    threads = VARIANTS[variant].threads
+    torch.set_num_threads(threads)
     if variant.startswith(PRODUCT):
         kind = torch.bfloat16 if variant.endswith("bf16") else torch.float32
-        return max(_rate(product(kind, size)) for size in SIZES)
+        return max(_rate(product(kind, size), threads) for size in SIZES)
     try:
-        return _rate(prepared(case, variant, precision))
+        return _rate(prepared(case, variant, precision), threads)
     except Exception:
         if variant != COMPILED:  # which takes a compiler, of C++ or for the GPU
             raise
         return math.nan
 
 
-def _rate(work: Callable[[], int]) -> float:
-    clock = time.perf_counter if GPU else time.process_time
+def _rate(work: Callable[[], int], threads: int) -> float:
+    clock = time.perf_counter if GPU or threads > 1 else time.process_time  # a waiting core is taken, too
     done, began = 0, clock()
     while (passed := clock() - began) < SECONDS:
         done += work()
         if GPU:
             torch.cuda.synchronize()
-    return done / passed
+    return done / (passed if GPU else passed * threads)
 
 
 def wanted(case: str, variant: str) -> bool:
     """Whether the variant has something to say of the case."""
-    if variant in (SOURCES, OURS) or variant.startswith(PRODUCT):
+    if variant in (SOURCES, BY_DEFAULT, OURS) or variant.startswith(PRODUCT):
         return True
     if variant == "without batched augmentation":
         return case == "fashion_cnn, augmented"
