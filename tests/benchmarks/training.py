@@ -39,13 +39,16 @@ GPU = torch.cuda.is_available()
 ON = torch.device("cuda" if GPU else "cpu")
 ALL = 1 if GPU else cores()  # processes at once
 BATCHES = {"fashion_cnn": 10 if not GPU else 100, "resnet18": 2 if not GPU else 20}  # between two looks at the clock
-CASES = {
-    "fashion_cnn, augmented": ("fashion_cnn", SOURCE),
-    "fashion_cnn": ("fashion_cnn", Augmentation()),
-    "three_block": ("three_block", Augmentation()),
-    "resnet18": ("resnet18", Augmentation()),
+LARGE = "fashion_cnn, batches of 512"
+CASES = {  # network, augmentation, images in a batch
+    "fashion_cnn, augmented": ("fashion_cnn", SOURCE, 128),
+    "fashion_cnn": ("fashion_cnn", Augmentation(), 128),
+    LARGE: ("fashion_cnn", Augmentation(), 512),
+    "three_block": ("three_block", Augmentation(), 128),
+    "resnet18": ("resnet18", Augmentation(), 128),
 }
 SOURCES, OURS, PRODUCT, COMPILED = "the sources' loop", "the trainer", "matrix product", "with torch.compile"
+PLAIN = "without keeping freed memory"
 BY_DEFAULT = f"{SOURCES}, all cores for one"  # as a script of it runs
 
 
@@ -146,7 +149,7 @@ VARIANTS = {
     SOURCES: Variant(SOURCES, plain=True),
     OURS: Variant(SOURCES),
     **{part: Variant(OURS) for part in PARTS},
-    "without keeping freed memory": Variant(OURS, plain=True),
+    PLAIN: Variant(OURS, plain=True),
     **({} if GPU else {"all cores for one": Variant(OURS, 1, cores())}),
     **({} if GPU else {BY_DEFAULT: Variant(SOURCES, 1, cores(), plain=True)}),
     **{f"{count} at once": Variant(OURS, count) for count in SHARES},
@@ -168,8 +171,8 @@ def prepared(case: str, variant: str, precision: Precision) -> Callable[[], int]
 
 
 def _work(case: str, variant: str, precision: Precision) -> Callable[[], int]:
-    model, augmentation = CASES[case]
-    config = TrialConfig(model=MODELS[model], optimizer=Adam(), augmentation=augmentation)
+    model, augmentation, batch_size = CASES[case]
+    config = TrialConfig(model=MODELS[model], optimizer=Adam(), augmentation=augmentation, batch_size=batch_size)
     count = BATCHES.get(model, BATCHES["resnet18"]) * config.batch_size
     splits = data.split(_loaded(), count, count, 10, seed=0)
     if variant in (SOURCES, BY_DEFAULT, "evaluation, the sources' loop"):
@@ -228,6 +231,8 @@ def _rate(work: Callable[[], int], threads: int) -> float:
 def wanted(case: str, variant: str) -> bool:
     """Whether the variant has something to say of the case."""
     if variant in (SOURCES, BY_DEFAULT, OURS) or variant.startswith(PRODUCT):
+        return True
+    if variant == PLAIN and case == LARGE:
         return True
     if variant == "without batched augmentation":
         return case == "fashion_cnn, augmented"
