@@ -246,12 +246,15 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 @contextmanager
 def _writer(study: Path, table: str, schema: pa.Schema | None = None) -> Iterator[pq.ParquetWriter]:
     """Writes a table row group by row group to a temporary file that takes its place at the end, or leaves no trace."""
-    path = study / "tables" / f"{table}.parquet"
+    path, schema = study / "tables" / f"{table}.parquet", schema or SCHEMAS[table]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path)
+    packed: dict[str, Any] = {"compression": "zstd", "compression_level": 19}
+    if table == "predictions":  # images follow each other, again and again: steps of 1 take no room
+        packed["use_dictionary"] = [name for name in schema.names if name != "image"]
+        packed["column_encoding"] = {"image": "DELTA_BINARY_PACKED"}
     try:
-        packed = {"compression": "zstd", "compression_level": 19}
-        with pq.ParquetWriter(temporary, schema or SCHEMAS[table], write_page_checksum=True, **packed) as writer:
+        with pq.ParquetWriter(temporary, schema, write_page_checksum=True, **packed) as writer:
             yield writer
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
