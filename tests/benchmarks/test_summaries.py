@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import accuracy
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import searching
 import training
 from searching import Course
+from table import FOLDER
 
 
 def course(*accuracy: float) -> Course:
@@ -106,3 +108,20 @@ def test_accuracies_are_compared_seed_by_seed() -> None:
     rows = [(loop, seed, 0.9 + 0.001 * seed + by[seed]) for loop, by in more.items() for seed in range(6)]
     table = accuracy.summary(pd.DataFrame(rows, columns=["loop", "seed", "val_accuracy"]))
     assert table.iloc[1]["more than the sources' loop, points"] == "+1.00 (+0.89 to +1.11)"
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    readme = FOLDER.parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    shown = training.summary(pd.read_parquet(FOLDER / "training.parquet")).set_index(["", "variant"])
+    said = re.findall(r"^\| `(.+)` \| (.+) \| (.+) \| (.+) \| (\d+%) \|$", readme, re.MULTILINE)
+    assert len(said) == 4
+    for case, *rates, share in said:
+        of = shown.loc[case]
+        measured = [of["images/s"][name].split()[0] for name in (training.SOURCES, training.BY_DEFAULT, training.OURS)]
+        assert (rates, share) == (measured, of["of the peak"][training.OURS].split()[0])
+    more = accuracy.summary(pd.read_parquet(FOLDER / "accuracy.parquet")).set_index("")
+    ours, theirs, *_ = re.findall(r"([\d.]+) %", readme.partition("augmented CNN")[2])
+    assert [*more["validation accuracy, mean %"]] == [theirs, ours]
+    beside = overhead.summary(pd.read_parquet(FOLDER / "overhead.parquet"))
+    assert f"costs {beside['driver, ms a trial']:.0f} ms of the driver's time" in readme
+    assert f"{beside['at most later, MiB']:,.0f} MiB ({beside['driver after 50 trials, MiB']:,.0f} after 50" in readme
