@@ -28,6 +28,10 @@ from study.records import EpochRecord, TrialRecord
 from study.search import Search
 from study.space import Space
 
+NOTE = (
+    "The driver's time is its own process's, not that of Ray's others. Cores not idle: whatever makes them so; cores "
+    "training: processor time of training and validation."
+)
 SPACE = """
 model: {resnet: {blocks: [1], widths: [1], stem: 1}}
 optimizer: {sgd: {lr: {log: [0.001, 0.1]}}}
@@ -120,7 +124,7 @@ def main() -> None:
         space = space_file.load(file)
         shared = cluster.ray.put(data.split(data.load(), space.split.train, space.split.validation, 10, seed=0))
         found = search("the smallest network", Path(folder), space, 0, shared, make_plan(space, "asha"))
-    write("overhead", found, pd.DataFrame([summary(found)]))
+    write("overhead", found, pd.DataFrame([summary(found)]), NOTE)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long the stress suite takes: the whole test set under every corruption and severity, through FashionCNN.
 
-`make bench` runs it: a network on every core at once, with one thread each, as a report does.
+`make bench` runs it: a network on every core at once, with one thread each, as a report does without a GPU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Where benchmarks leave what they measured: results/benchmarks, as Parquet, and as a table to read."""
+"""Where benchmarks leave what they measured: results/benchmarks, as Parquet, and as a table to read.
+
+What a machine with a GPU measured is apart from what one without did, in results/benchmarks/gpu.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import io
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from study import provenance
 from study.files import write_whole
 
-FOLDER = Path(__file__).parents[2] / "results" / "benchmarks"
+ALL = Path(__file__).parents[2] / "results" / "benchmarks"
+FOLDER = ALL / "gpu" if torch.cuda.is_available() else ALL
 
 
 def write(name: str, measured: pd.DataFrame, summary: pd.DataFrame, *notes: str) -> None:

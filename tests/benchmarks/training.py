@@ -2,8 +2,7 @@
 
 `make bench` runs it. Everything runs in turns, in an order drawn anew in each: a rate is the median over the turns, a
 ratio that of the rates of one turn, and the arithmetic is held against large matrix products of the same turn. On a CPU
-every core has its process, and rates are per second of a core's processor time, of all cores' time for what uses all;
-on a GPU there is one process, or as many as share it.
+every core has its process; on a GPU there is one, or as many as share it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from sources_loop import SOURCE, SourcesLoop, per_image
+from sources_loop import SOURCE, SourcesLoop, as_written, per_image
 from table import write
 from torch import Tensor, optim
 from torch.utils.data import default_collate
@@ -38,7 +37,8 @@ SECONDS = 2.0  # of each turn, at least
 GPU = torch.cuda.is_available()
 ON = torch.device("cuda" if GPU else "cpu")
 ALL = 1 if GPU else cores()  # processes at once
-BATCHES = {"fashion_cnn": 10 if not GPU else 100, "resnet18": 2 if not GPU else 20}  # between two looks at the clock
+IMAGES = {"fashion_cnn": 2560, "three_block": 256, "resnet18": 256}  # between two looks at the clock
+MORE = 10 if GPU else 1  # times as many
 LARGE = "fashion_cnn, batches of 512"
 CASES = {  # network, augmentation, images in a batch
     "fashion_cnn, augmented": ("fashion_cnn", SOURCE, 128),
@@ -49,6 +49,12 @@ CASES = {  # network, augmentation, images in a batch
 }
 SOURCES, OURS, PRODUCT, COMPILED = "the sources' loop", "the trainer", "matrix product", "with torch.compile"
 PLAIN = "without keeping freed memory"
+NOTES = (
+    "Medians over the turns, with quartiles; `times` is of rates of one turn. On a CPU rates are per second of a "
+    "core's processor time, and of all cores' time, waiting included, where all are for one.",
+    "Operations are nominal: three times those of a forward pass, with those on the zeros of padding, which kernels "
+    "may leave out. The peak is the fastest of some matrix products (`SIZES` rows in `tests/benchmarks/training.py`).",
+)
 BY_DEFAULT = f"{SOURCES}, all cores for one"  # as a script of it runs
 
 
@@ -61,7 +67,7 @@ class Variant(NamedTuple):
     plain: bool = False  # in a process without this project's settings of the allocator
 
 
-SIZES = (8192, 16384) if GPU else (2048, 4096)  # of the products; the faster counts
+SIZES = (8192, 16384) if GPU else (1024, 2048, 4096)  # of the products; the fastest counts
 
 
 class Contiguous(Trainer):
@@ -105,6 +111,14 @@ class Unfused(Trainer):
         self.optimizer = optim.Adam(self.model.parameters(), lr=rate)
 
 
+class Rectified(Trainer):
+    """With the network as its source has it, which rectifies before it pools."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.model = as_written(self.model)
+
+
 class Waiting(Trainer):
     """With the GPU waited for at every step, as to fetch the loss does."""
 
@@ -141,18 +155,20 @@ PARTS: dict[str, type[Trainer]] = {
     "without batches from one tensor": Collated,
     "without batched augmentation": Slowly,
     "without the fused optimizer": Unfused,
-    **({"waiting for the GPU at every step": Waiting} if GPU else {}),
+    "without pooling first": Rectified,
+    "waiting for the GPU at every step": Waiting,
     COMPILED: Compiled,
 }
-SHARES = [1, 2, 4, 8] if GPU else [1]
+OF_GPU = ("waiting for the GPU at every step", "2 at once", "4 at once", "8 at once")
+OF_CPU = (PLAIN, "all cores for one", BY_DEFAULT)
 VARIANTS = {
     SOURCES: Variant(SOURCES, plain=True),
     OURS: Variant(SOURCES),
     **{part: Variant(OURS) for part in PARTS},
     PLAIN: Variant(OURS, plain=True),
-    **({} if GPU else {"all cores for one": Variant(OURS, 1, cores())}),
-    **({} if GPU else {BY_DEFAULT: Variant(SOURCES, 1, cores(), plain=True)}),
-    **{f"{count} at once": Variant(OURS, count) for count in SHARES},
+    "all cores for one": Variant(OURS, 1, cores()),
+    BY_DEFAULT: Variant(SOURCES, 1, cores(), plain=True),
+    **{f"{count} at once": Variant(OURS, count) for count in (1, 2, 4, 8)},
     "evaluation, the sources' loop": Variant("evaluation, the sources' loop", plain=True),
     "evaluation, the trainer": Variant("evaluation, the sources' loop"),
     "Grad-CAM, one image at a time": Variant("Grad-CAM, one image at a time"),
@@ -173,7 +189,7 @@ def prepared(case: str, variant: str, precision: Precision) -> Callable[[], int]
 def _work(case: str, variant: str, precision: Precision) -> Callable[[], int]:
     model, augmentation, batch_size = CASES[case]
     config = TrialConfig(model=MODELS[model], optimizer=Adam(), augmentation=augmentation, batch_size=batch_size)
-    count = BATCHES.get(model, BATCHES["resnet18"]) * config.batch_size
+    count = MORE * IMAGES[model]
     splits = data.split(_loaded(), count, count, 10, seed=0)
     if variant in (SOURCES, BY_DEFAULT, "evaluation, the sources' loop"):
         loop = SourcesLoop(config, 0, splits, ON)
@@ -229,12 +245,12 @@ def _rate(work: Callable[[], int], threads: int) -> float:
 
 
 def wanted(case: str, variant: str) -> bool:
-    """Whether the variant has something to say of the case."""
-    if variant in (SOURCES, BY_DEFAULT, OURS) or variant.startswith(PRODUCT):
+    """Whether the variant has something to say of the case, on this device."""
+    if variant in (OF_CPU if GPU else OF_GPU):
+        return False
+    if variant in (SOURCES, BY_DEFAULT, OURS, PLAIN) or variant.startswith(PRODUCT):
         return True
-    if variant == PLAIN and case == LARGE:
-        return True
-    if variant == "without batched augmentation":
+    if variant in ("without batched augmentation", "without pooling first"):
         return case == "fashion_cnn, augmented"
     if variant.startswith(("evaluation", "Grad-CAM")):
         return case in ("fashion_cnn", "resnet18")
@@ -243,17 +259,18 @@ def wanted(case: str, variant: str) -> bool:
 
 def main() -> None:
     spawn = get_context("spawn")
-    most = max(variant.at_once for variant in VARIANTS.values())
+    most = max(variant.at_once for name, variant in VARIANTS.items() if wanted("resnet18", name))
     keeping = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("MALLOC_")}
     order = np.random.default_rng(0)
     rows = []
     for case in CASES:
         with (
+            ProcessPoolExecutor(ALL, spawn) as theirs,
             ProcessPoolExecutor(ALL, spawn) as plain,
             ProcessPoolExecutor(ALL, spawn) as ours,
             ProcessPoolExecutor(most, spawn) as many,
         ):
-            for one in [plain.submit(os.getpid) for _ in range(ALL)]:
+            for one in [pool.submit(os.getpid) for pool in (theirs, plain) for _ in range(ALL)]:
                 one.result()  # a process reads these variables when it begins
             os.environ |= keeping
             precision = ours.submit(faster_precision, GPU).result()
@@ -261,7 +278,8 @@ def main() -> None:
             for turn in range(-1, TURNS):  # the first warms up
                 for name in order.permutation(names):
                     variant = VARIANTS[name]
-                    pool = plain if variant.plain else ours if variant.at_once <= ALL else many
+                    pool = theirs if variant.plain else ours if variant.at_once <= ALL else many
+                    pool = plain if name == PLAIN else pool  # which has met no larger tensors
                     at_once = [pool.submit(rate, case, str(name), precision) for _ in range(variant.at_once)]
                     found = [one.result() for one in at_once]
                     if turn >= 0:
@@ -269,7 +287,7 @@ def main() -> None:
         for name in keeping:
             del os.environ[name]
         table = pd.DataFrame(rows, columns=["case", "variant", "turn", "per_s"])
-        write("training", table, summary(table))  # after every case, for one may take long
+        write("training", table, summary(table), *NOTES)  # after every case, for one may take long
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -284,6 +302,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             is_product = variant.startswith(PRODUCT)
             operations = 1 if is_product else 3 * flops(MODELS[CASES[case][0]])  # backward: twice forward
             trains = is_product or not variant.startswith(("evaluation", "Grad-CAM"))
+            busy = VARIANTS[variant].at_once * VARIANTS[variant].threads >= ALL  # as when the peak was measured
             rows.append(
                 {
                     "": case,
@@ -292,7 +311,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                     "times": "" if against == variant else _spread(rates / of_case[against], "{:.2f}"),
                     "of": "" if against == variant else against,
                     "GFLOP/s": _spread(operations * rates / 1e9, "{:,.0f}") if trains else "",
-                    "of the peak": _spread(operations * rates / peak, "{:.0%}") if trains else "",
+                    "of the peak": _spread(operations * rates / peak, "{:.0%}") if trains and busy else "",
                 }
             )
     return pd.DataFrame(rows)
