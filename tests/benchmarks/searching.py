@@ -82,7 +82,8 @@ def collect(space: Space, folder: Path) -> dict[str, pd.DataFrame]:
 
     Raises RuntimeError where a trial fails, or what is there is another machine's or of another space.
     """
-    of = {"hardware": provenance.hardware(), "space": hashlib.sha256(repr(space).encode()).hexdigest()}
+    searched = repr(replace(space, text="")).encode()
+    of = {"hardware": provenance.hardware(), "space": hashlib.sha256(searched).hexdigest()}
     splits = data.split(data.load(), space.split.train, space.split.validation, space.split.test, space.split.seed)
     plan = make_plan(space, "asha")
     execution.quiet()
