@@ -125,15 +125,17 @@ def test_accuracies_are_compared_seed_by_seed() -> None:
 def test_the_readme_says_what_was_measured() -> None:
     readme = ALL.parents[1].joinpath("README.md").read_text(encoding="utf-8")
     shown = training.summary(pd.read_parquet(ALL / "training.parquet")).set_index(["", "variant"])
-    said = re.findall(r"^\| `(.+)` \| (.+) \| (.+) \| (.+) \| (\d+%) \|$", readme, re.MULTILINE)
+    said = re.findall(r"^\| `(.+)` \| (.+) \| (.+) \| (.+) \| ([\d.]+) \| (\d+%) \|$", readme, re.MULTILINE)
     assert len(said) == 4
-    for case, *rates, share in said:
+    for case, *rates, times, share in said:
         of = shown.loc[case]
         measured = [of["images/s"][name].split()[0] for name in (training.SOURCES, training.BY_DEFAULT, training.OURS)]
-        assert (rates, share) == (measured, of["of the peak"][training.OURS].split()[0])
+        ours = of.loc[training.OURS]
+        assert (rates, times, share) == (measured, ours.times.split()[0], ours["of the peak"].split()[0])
     more = accuracy.summary(pd.read_parquet(ALL / "accuracy.parquet")).set_index("")
     ours, theirs, *_ = re.findall(r"([\d.]+) %", readme.partition("augmented CNN")[2])
     assert [*more["validation accuracy, mean %"]] == [theirs, ours]
-    beside = overhead.summary(pd.read_parquet(ALL / "overhead.parquet"))
-    assert f"costs {beside['driver, ms a trial']:.0f} ms of the driver's time" in readme
-    assert f"{beside['at most later, MiB']:,.0f} MiB ({beside['driver after 50 trials, MiB']:,.0f} after 50" in readme
+    ended = pd.read_parquet(ALL / "overhead.parquet").query("event == 'ended'")
+    first, last = (10 * np.ptp(part.driver_cpu_s) for part in (ended[:101], ended[-101:]))  # of 100 each, in ms
+    assert f"takes {first:.0f} ms of the driver's time a trial at first and {last:.0f} at last" in readme
+    assert f"{ended.driver_mib.iloc[50]:.0f} MiB after 50 trials to {ended.driver_mib.max():,.0f}" in readme
