@@ -7,7 +7,3 @@ import os
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 # Whoever reaches Ray can run code as this user: nobody does without the token, whatever Ray's default is.
 os.environ["RAY_AUTH_MODE"] = "token"
-# glibc hands large batches' freed tensors back to the kernel and asks for them again a step later: of FashionCNN at 512
-# images some 4,000 page faults a step, a fifth of its time. Read when a process starts, so it works in Ray's workers.
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 << 30))
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))  # the largest that glibc takes

@@ -8,7 +8,6 @@ every core has its process; on a GPU there is one, or as many as share it.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -39,16 +38,13 @@ ON = torch.device("cuda" if GPU else "cpu")
 ALL = 1 if GPU else cores()  # processes at once
 IMAGES = {"fashion_cnn": 2560, "three_block": 256, "resnet18": 256}  # between two looks at the clock
 MORE = 10 if GPU else 1  # times as many
-LARGE = "fashion_cnn, batches of 512"
-CASES = {  # network, augmentation, images in a batch
-    "fashion_cnn, augmented": ("fashion_cnn", SOURCE, 128),
-    "fashion_cnn": ("fashion_cnn", Augmentation(), 128),
-    LARGE: ("fashion_cnn", Augmentation(), 512),
-    "three_block": ("three_block", Augmentation(), 128),
-    "resnet18": ("resnet18", Augmentation(), 128),
+CASES = {
+    "fashion_cnn, augmented": ("fashion_cnn", SOURCE),
+    "fashion_cnn": ("fashion_cnn", Augmentation()),
+    "three_block": ("three_block", Augmentation()),
+    "resnet18": ("resnet18", Augmentation()),
 }
 SOURCES, OURS, PRODUCT, COMPILED = "the sources' loop", "the trainer", "matrix product", "with torch.compile"
-PLAIN = "without keeping freed memory"
 NOTES = (
     "Medians over the turns, with quartiles; `times` is of rates of one turn. On a CPU rates are per second of a "
     "core's processor time, and of all cores' time, waiting included, where all are for one.",
@@ -64,7 +60,6 @@ class Variant(NamedTuple):
     against: str
     at_once: int = ALL
     threads: int = 1
-    plain: bool = False  # in a process without this project's settings of the allocator
 
 
 SIZES = (8192, 16384) if GPU else (1024, 2048, 4096)  # of the products; the fastest counts
@@ -160,16 +155,15 @@ PARTS: dict[str, type[Trainer]] = {
     COMPILED: Compiled,
 }
 OF_GPU = ("waiting for the GPU at every step", "2 at once", "4 at once", "8 at once")
-OF_CPU = (PLAIN, "all cores for one", BY_DEFAULT)
+OF_CPU = ("all cores for one", BY_DEFAULT)
 VARIANTS = {
-    SOURCES: Variant(SOURCES, plain=True),
+    SOURCES: Variant(SOURCES),
     OURS: Variant(SOURCES),
     **{part: Variant(OURS) for part in PARTS},
-    PLAIN: Variant(OURS, plain=True),
     "all cores for one": Variant(OURS, 1, cores()),
-    BY_DEFAULT: Variant(SOURCES, 1, cores(), plain=True),
+    BY_DEFAULT: Variant(SOURCES, 1, cores()),
     **{f"{count} at once": Variant(OURS, count) for count in (1, 2, 4, 8)},
-    "evaluation, the sources' loop": Variant("evaluation, the sources' loop", plain=True),
+    "evaluation, the sources' loop": Variant("evaluation, the sources' loop"),
     "evaluation, the trainer": Variant("evaluation, the sources' loop"),
     "Grad-CAM, one image at a time": Variant("Grad-CAM, one image at a time"),
     "Grad-CAM, 256 at a time": Variant("Grad-CAM, one image at a time"),
@@ -187,8 +181,8 @@ def prepared(case: str, variant: str, precision: Precision) -> Callable[[], int]
 
 
 def _work(case: str, variant: str, precision: Precision) -> Callable[[], int]:
-    model, augmentation, batch_size = CASES[case]
-    config = TrialConfig(model=MODELS[model], optimizer=Adam(), augmentation=augmentation, batch_size=batch_size)
+    model, augmentation = CASES[case]
+    config = TrialConfig(model=MODELS[model], optimizer=Adam(), augmentation=augmentation)
     count = MORE * IMAGES[model]
     splits = data.split(_loaded(), count, count, 10, seed=0)
     if variant in (SOURCES, BY_DEFAULT, "evaluation, the sources' loop"):
@@ -248,7 +242,7 @@ def wanted(case: str, variant: str) -> bool:
     """Whether the variant has something to say of the case, on this device."""
     if variant in (OF_CPU if GPU else OF_GPU):
         return False
-    if variant in (SOURCES, BY_DEFAULT, OURS, PLAIN) or variant.startswith(PRODUCT):
+    if variant in (SOURCES, BY_DEFAULT, OURS) or variant.startswith(PRODUCT):
         return True
     if variant in ("without batched augmentation", "without pooling first"):
         return case == "fashion_cnn, augmented"
@@ -260,32 +254,20 @@ def wanted(case: str, variant: str) -> bool:
 def main() -> None:
     spawn = get_context("spawn")
     most = max(variant.at_once for name, variant in VARIANTS.items() if wanted("resnet18", name))
-    keeping = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("MALLOC_")}
     order = np.random.default_rng(0)
     rows = []
     for case in CASES:
-        with (
-            ProcessPoolExecutor(ALL, spawn) as theirs,
-            ProcessPoolExecutor(ALL, spawn) as plain,
-            ProcessPoolExecutor(ALL, spawn) as ours,
-            ProcessPoolExecutor(most, spawn) as many,
-        ):
-            for one in [pool.submit(os.getpid) for pool in (theirs, plain) for _ in range(ALL)]:
-                one.result()  # a process reads these variables when it begins
-            os.environ |= keeping
-            precision = ours.submit(faster_precision, GPU).result()
+        with ProcessPoolExecutor(ALL, spawn) as few, ProcessPoolExecutor(most, spawn) as many:
+            precision = few.submit(faster_precision, GPU).result()
             names = [name for name in VARIANTS if wanted(case, name)]
             for turn in range(-1, TURNS):  # the first warms up
                 for name in order.permutation(names):
                     variant = VARIANTS[name]
-                    pool = theirs if variant.plain else ours if variant.at_once <= ALL else many
-                    pool = plain if name == PLAIN else pool  # which has met no larger tensors
+                    pool = few if variant.at_once <= ALL else many
                     at_once = [pool.submit(rate, case, str(name), precision) for _ in range(variant.at_once)]
                     found = [one.result() for one in at_once]
                     if turn >= 0:
                         rows.append((case, str(name), turn, sum(found) if GPU else np.mean(found)))
-        for name in keeping:
-            del os.environ[name]
         table = pd.DataFrame(rows, columns=["case", "variant", "turn", "per_s"])
         write("training", table, summary(table), *NOTES)  # after every case, for one may take long
 
