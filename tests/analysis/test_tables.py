@@ -187,10 +187,12 @@ def test_a_garbled_byte_of_an_earlier_table_changes_no_number(tmp_path: Path) ->
     folder = make(tmp_path / "made", seeds=1, images=30)
     tables.build(folder)
     path, before = folder / "tables" / "predictions.parquet", tables.earlier(folder, "predictions")
-    whole, column = path.read_bytes(), pq.read_metadata(path).row_group(0).column(11)
-    assert column.path_in_schema == "p_0"
-    begin, refused = column.dictionary_page_offset, 0
-    for at in range(begin, begin + column.total_compressed_size):
+    whole, group, refused = path.read_bytes(), pq.read_metadata(path).row_group(0), 0
+    columns = [group.column(k) for k in (7, 11)]
+    assert [column.path_in_schema for column in columns] == ["image", "p_0"]  # without a dictionary, and with one
+    begins = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+    ranges = [range(b, b + column.total_compressed_size) for b, column in zip(begins, columns, strict=True)]
+    for at in (at for one in ranges for at in one):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         try:
             assert tables.earlier(folder, "predictions").equals(before)

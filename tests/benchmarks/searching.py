@@ -241,8 +241,8 @@ def _row(head: str, way: str, spent: float, own: float, note: str) -> dict[str, 
     return {"to reach": head, "": way, "core minutes": minutes, "times": times, "which": note}
 
 
-def _course(rows: pd.DataFrame, cost: str = "core_seconds") -> Course:
-    return Course(rows.val_accuracy.to_numpy(), rows[cost].to_numpy())
+def _course(rows: pd.DataFrame, seconds: str = "core_seconds") -> Course:
+    return Course(rows.val_accuracy.to_numpy(), rows[seconds].to_numpy())
 
 
 def foretold(bank: Sequence[Course]) -> str:
