@@ -23,6 +23,7 @@ from analysis import (
     failures,
     importance,
     measures,
+    runs,
     statistics,
     tables,
     verdicts,
@@ -42,7 +43,7 @@ from study.space_file import SpaceError
 
 SEED = 0  # of every sample that is drawn here
 
-JUDGES = (claims, corruptions, effects, measures, statistics, verdicts)  # code that a verdict rests on
+JUDGES = (claims, corruptions, effects, failures, measures, runs, statistics, verdicts)  # code that a verdict rests on
 
 # The tables that predictions and networks give.
 OF_NETWORKS = ("images", "failures", "attention", "attention_checks", "stress", "calibration")

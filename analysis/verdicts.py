@@ -36,7 +36,7 @@ COLUMNS = {
     "seeds_needed": "seeds that would settle an inconclusive claim, after Holm's correction, if effect and spread over "
     "seeds stay as they are; null where other images would move it as much, or it takes more than 1,000",
     "spaces": "spaces whose studies can test it",
-    "why": "what the verdict rests on, in sentences made from the numbers",
+    "why": "what the verdict rests on, in sentences made from the numbers: a line for each effect and note",
 }
 
 
@@ -126,7 +126,7 @@ def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
     row: dict[str, object] = {
         "claim": claim.name, "text": claim.text, "source": claim.source, "said": claim.said, "measure": claim.measure,
         "spaces": ", ".join(claim.spaces), "verdict": "inconclusive" if one.lost else NOT_TESTED,
-        "why": ": ".join(filter(None, [limits, " ".join(_said(one))])),
+        "why": ": ".join(filter(None, [limits, "\n".join(_said(one))])),
     }  # fmt: skip
     if decides is None:
         return row

@@ -82,7 +82,8 @@ def _why(row: Any) -> str:
     few = f" Some {row.seeds_needed:.0f} seeds would settle it." if pd.notna(row.seeds_needed) else ""
     if row.verdict == "inconclusive" and pd.notna(row.low) and not few and not _within(row):
         few = f" More seeds alone, up to {MOST_SEEDS:,}, would not settle it."
-    return f"The {row.source} says: {row.said}. {row.why}{p}{few}"
+    rest = f"{p}{few}".strip()
+    return "\n".join(filter(None, [f"The {row.source} says: {row.said}.", row.why, rest]))
 
 
 def _corrected(row: Any) -> str:
