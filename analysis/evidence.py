@@ -16,6 +16,7 @@ import optuna
 import pandas as pd
 
 from analysis import (
+    attention,
     claims,
     corruptions,
     descriptors,
@@ -25,6 +26,7 @@ from analysis import (
     measures,
     runs,
     statistics,
+    stress,
     tables,
     verdicts,
 )
@@ -43,7 +45,8 @@ from study.space_file import SpaceError
 
 SEED = 0  # of every sample that is drawn here
 
-JUDGES = (claims, corruptions, effects, failures, measures, runs, statistics, verdicts)  # code that a verdict rests on
+# Code that a verdict rests on.
+JUDGES = (attention, claims, corruptions, effects, failures, measures, runs, statistics, stress, verdicts)
 
 # The tables that predictions and networks give.
 OF_NETWORKS = ("images", "failures", "attention", "attention_checks", "stress", "calibration")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.effects import Effect
-from analysis.statistics import is_candidate, lost_seeds, planned
+from analysis.statistics import confirmed, is_candidate, lost_seeds, planned
 from analysis.words import start
 from study.config import SGD, Adam, Step, TrialConfig, hyperparameters
 
@@ -61,8 +61,8 @@ class Runs:
     def of(self, arm: str, table: str = "trials") -> pd.DataFrame:
         """The rows of an arm's completed confirm trials, in a table with a trial's key. Raises NoRows."""
         self.used.add(arm)
-        rows: pd.DataFrame = self.completed if table == "trials" else getattr(self, table)
-        rows = rows[(rows.stage == "confirm") & (rows.arm == arm)]
+        done, all_rows = self.completed, getattr(self, table)
+        rows: pd.DataFrame = all_rows[all_rows.trial_id.isin(done[done.arm == arm].trial_id)]
         if rows.empty:
             raise NoRows(f"it takes the table {table} of {arm}, which has no rows")
         return rows
@@ -149,11 +149,11 @@ class Runs:
         return [(str(of.arm[False]), str(of.arm[True])) for of in pairs]
 
     def reference(self) -> str:
-        """The arm whose failures are looked at: the one without augmentation, else the best by validation accuracy."""
+        """The arm whose failures are looked at: the one without augmentation, else the best as `confirmed` ranks."""
         if self.arms.empty:
             raise NotTested("it takes a confirmed arm")
         try:
             return self.augmentation()[0]
         except NotTested:
-            accuracy = self.completed.groupby("arm").val_accuracy.mean()
-            return str(accuracy.reindex(self.arms.index).fillna(0).astype(float).idxmax())
+            ranked = [standing.name for standing in confirmed(self.trials) if not standing.is_candidate]
+            return [*ranked, *self.arms.index][0]

@@ -11,6 +11,7 @@ and images has an interval over both: `Crossed`.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -284,11 +285,13 @@ def paired(first: Standing, second: Standing) -> pd.Series:
 def to_compare(standings: Sequence[Standing], reference: str | None = None) -> list[tuple[Standing, Standing]]:
     """Every candidate and every arm, then every other arm and the arm `reference`, in the order of standing.
 
-    Of those that share a seed.
+    Where there are no arms, every two candidates. Of those that share a seed.
     """
     arms = [standing for standing in standings if not standing.is_candidate]
     pairs = [(candidate, arm) for candidate in standings if candidate.is_candidate for arm in arms]
     pairs += [(arm, other) for other in arms if other.name == reference for arm in arms if arm is not other]
+    if not arms:
+        pairs = list(itertools.combinations(standings, 2))
     return [pair for pair in pairs if len(paired(*pair))]
 
 

@@ -363,8 +363,12 @@ def _id(trial: TuneTrial) -> str:
 
 
 def quiet() -> None:
-    """Keep Ray Tune from printing: the study has its own progress display. To be called before Tune starts."""
+    """Keep Ray Tune from printing, and from writing what nobody reads. To be called before Tune starts.
+
+    The study has its own progress display and its own records.
+    """
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"  # no snapshots: they are a fourth of what memory grows by
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is recorded, and told by the display

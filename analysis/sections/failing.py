@@ -83,7 +83,7 @@ def _summary(evidence: Evidence) -> list[str]:
         moved = "other images would move them. What another seed would do is not known."
     else:
         only = f", other images only for {', '.join(few)}" if few else ""
-        moved = f"other seeds and other images would move them{only}."
+        moved = f"other seeds and other images would move them{only}; of few seeds, they are too narrow."
     return [
         f"{n:,} errors of {trials} confirmed networks on {evidence.predictions.image.nunique():,} test images. Rates "
         f"are of predictions, an image counting once for each seed; their intervals say how far {moved}"

@@ -103,10 +103,12 @@ def comparisons(standings: Sequence[Standing], pairs: Sequence[Comparison], refe
         else ""
     )
     arms = f", and every other arm less {reference}" if any(not pair.first.is_candidate for pair in pairs) else ""
+    alone = all(pair.second.is_candidate for pair in pairs)
+    what = f"a candidate less that of {'another' if alone else 'an arm'}"
     images = any(pair.estimate.images for pair in pairs)
     over = "seeds and images" if images else "seeds alone"
     caption = (
-        f"Test accuracy of a candidate less that of an arm{arms}, with the same seed, in percentage points: mean, "
+        f"Test accuracy of {what}{arms}, with the same seed, in percentage points: mean, "
         f"interval over {over}, and for how many seeds the first is ahead. Where seeds of either failed or diverged, "
         "nothing is judged: those that are left are no fair sample."
         f"{many} Table: comparisons."
@@ -117,6 +119,7 @@ def comparisons(standings: Sequence[Standing], pairs: Sequence[Comparison], refe
         figures.Row(pair.title, pair.points.tolist(), pair.estimate, pair.first.is_candidate)
         for pair in pairs[:COMPARISONS]
     ]
+    drawn = f", of the first {COMPARISONS} of {len(pairs)} pairs" if len(pairs) > COMPARISONS else ""
     marks = "Dots are seeds (candidates round, arms square), the bar above them is the interval, its tick the mean."
     pictures = [
         Picture(
@@ -130,9 +133,9 @@ def comparisons(standings: Sequence[Standing], pairs: Sequence[Comparison], refe
         Picture(
             "differences",
             figures.dots(differences, "difference, percentage points", zero=True),
-            "Paired differences: " + "; ".join(f"{row[0]} {row[2]} points, {row[1]}" for row in rows),
-            "Difference for every seed. Right of the dashed line the first is ahead; a bar that crosses the line shows "
-            "no difference. Table: trials.",
+            "Paired differences: " + "; ".join(f"{row[0]} {row[2]} points, {row[1]}" for row in rows[:COMPARISONS]),
+            f"Difference for every seed{drawn}. Right of the dashed line the first is ahead; a bar that crosses the "
+            "line shows no difference. Table: trials.",
         ),
     ]
     return Section(title, [], [table], pictures)

@@ -35,7 +35,10 @@ def scorecard(evidence: Evidence) -> Section:
         columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval"]
         tables.append(Table(columns, [_row(row, preview) for row in tested.itertuples()], caption, words=3))
         why = [[row.text, _why(row)] for row in tested.itertuples()]
-        caption = "Made from the numbers; points are percentage points. Table: claims, column why."
+        caption = (
+            "Made from the numbers; points are percentage points. Every p is of seeds that were fixed beforehand: who "
+            "looks, adds seeds and looks again finds more often what is not there. Table: claims, column why."
+        )
         tables.append(
             Table(["conclusion", "what the source says, and what the verdict rests on"], why, caption, words=2)
         )
@@ -79,7 +82,7 @@ def _verdict(row: Any, preview: bool) -> str:
 def _why(row: Any) -> str:
     p = _corrected(row)
     p += f" Sign-flip test over seeds, not corrected: {p_value(row.p_sign_flip)}." if pd.notna(row.p_sign_flip) else ""
-    few = f" Some {row.seeds_needed:.0f} seeds would settle it." if pd.notna(row.seeds_needed) else ""
+    few = f" A new study of some {row.seeds_needed:.0f} seeds would settle it." if pd.notna(row.seeds_needed) else ""
     if row.verdict == "inconclusive" and pd.notna(row.low) and not few and not _within(row):
         few = f" More seeds alone, up to {MOST_SEEDS:,}, would not settle it."
     rest = f"{p}{few}".strip()

@@ -73,8 +73,8 @@ def what_mattered(evidence: Evidence) -> Section:
     tables = [_importance_table(shares)] if len(shares) else []
     if shares.empty:
         text.append(
-            f"Which hyperparameter mattered is not shown: no group of trials with the same hyperparameters has "
-            f"{importance.MIN_TRIALS} of them or more that differ."
+            f"Which hyperparameter mattered is not shown: it takes {importance.MIN_TRIALS} trials that differ, and two "
+            "hyperparameters that they have in common and that vary."
         )
     elif missing := [name for name in compared.parameters if name not in set(shares.hyperparameter)]:
         text.append(f"Not assessed, for too few trials have them: {', '.join(missing)}.")
@@ -102,8 +102,8 @@ def what_mattered(evidence: Evidence) -> Section:
             )
     else:
         text.append(
-            f"Whether the ranges were wide enough is not shown: it takes {importance.MIN_FOR_EDGES} trials that ran to "
-            "their end."
+            "Whether the ranges were wide enough is not shown: it takes a searched number, and "
+            f"{importance.MIN_FOR_EDGES} trials that have it and ran to their end."
         )
     ranks = importance.rank_correlation(evidence.trials, evidence.epochs)
     if ranks.empty:
