@@ -158,8 +158,8 @@ def _converges_faster(runs: Runs) -> Found:
         what = f"epochs to {percent(level, 0)} %, {before} less {after}"
         effects.append(over_seeds(less, what, "epochs", 1.0, resolution=WHOLE_EPOCHS))
     if not effects:
-        level = f"{percent(FAST[0], 0)} % validation accuracy"
-        raise NotTested(f"with some seeds neither {before} nor {after} reaches {level}")
+        of = f"{percent(FAST[0], 0)} % validation accuracy"
+        raise NotTested(f"with some seeds neither {before} nor {after} reaches {of}")
     return Found(effects, notes)
 
 

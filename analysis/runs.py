@@ -156,4 +156,4 @@ class Runs:
             return self.augmentation()[0]
         except NotTested:
             ranked = [standing.name for standing in confirmed(self.trials) if not standing.is_candidate]
-            return [*ranked, *self.arms.index][0]
+            return str([*ranked, *self.arms.index][0])

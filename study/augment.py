@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from study.config import Augmentation
 
-# Area and aspect ratio of the erased rectangle: the ranges of Zhong et al. 2020, "Random erasing", arXiv:1708.04896.
+# Area and aspect ratio of the erased rectangle: torchvision's ranges, after Zhong et al. 2020, "Random erasing",
+# arXiv:1708.04896.
 ERASED_AREA = (0.02, 0.33)
 ERASED_ASPECT = (0.3, 3.3)
 # At the nearest pixel, as torchvision's RandomRotation and RandomAffine do by default, and so the source did. To mix

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -20,7 +21,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study.janitor import cleaned_up, room, undisturbed
+from study.janitor import LONGEST_TMPDIR, cleaned_up, room, undisturbed
 from study.opening import UsageError
 from study.provenance import cores, gpu_count, typed
 
@@ -42,9 +43,10 @@ class Cluster:
         """What to open or type to watch a study."""
         lines = [f"  dashboard    http://{self.dashboard}, log in with the token in {TOKEN}"] if self.dashboard else []
         lines += [f"  prometheus   http://{self.metrics}"] if self.metrics else []
+        curves, journal = (shlex.quote(str(study / name)) for name in ("tensorboard", "search/optuna.journal"))
         programs = {
-            "tensorboard": f"  tensorboard  {typed('tensorboard')} --logdir {study / 'tensorboard'}",
-            "optuna-dashboard": f"  optuna       {typed('optuna-dashboard')} {study / 'search' / 'optuna.journal'}",
+            "tensorboard": f"  tensorboard  {typed('tensorboard')} --logdir {curves}",
+            "optuna-dashboard": f"  optuna       {typed('optuna-dashboard')} {journal}",
         }
         missing = [name for name in programs if not shutil.which(name, path=Path(sys.executable).parent)]
         lines += [line for name, line in programs.items() if name not in missing]
@@ -72,7 +74,8 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
     with cleaned_up() as scratch:
         if shutil.disk_usage(scratch).free < ROOM_BYTES:
             at = room(Path(scratch).parent)
-            raise UsageError(f"TMPDIR: got {at}, must be {ROOM_BYTES / 2**20:,.0f} MiB for temporary files")
+            must = f"{ROOM_BYTES / 2**20:,.0f} MiB, in a path of {LONGEST_TMPDIR} characters at most"
+            raise UsageError(f"TMPDIR: got {at}, must be {must}")
         ours = {
             "num_cpus": cores(),
             "num_gpus": gpu_count(),
@@ -139,8 +142,8 @@ def _ensure_token() -> None:
     made = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    if path.exists():
-        os.replace(made, path)  # of an empty one
+    if path.exists() and not path.stat().st_size:
+        os.replace(made, path)
         return
     with suppress(FileExistsError):  # another study was first
         os.link(made, path)

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,8 +52,9 @@ def printable(text: str) -> str:
 def broken(path: Path, got: str, must: str) -> RecordError:
     """What is wrong with a file of a study, and the way on."""
     got = got if len(got) <= 800 else f"{got[:400]} … {got[-400:]}"
-    results = "" if path.parent.parent == Path("results") else f" --results {path.parent.parent}"
-    way_on = WAY_ON.get(path.name, "").format(folder=path.parent, name=path.parent.name, results=results)
+    results = "" if path.parent.parent == Path("results") else f" --results {shlex.quote(str(path.parent.parent))}"
+    folder, name = shlex.quote(str(path.parent)), shlex.quote(path.parent.name)
+    way_on = WAY_ON.get(path.name, "").format(folder=folder, name=name, results=results)
     return RecordError(f"{path}: got {got}, must be {must}{way_on}")
 
 

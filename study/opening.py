@@ -99,7 +99,7 @@ def locked(folder: Path) -> Iterator[int]:
         file = (folder / ".lock").open("a+")
     except OSError as error:
         raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be a folder to write to") from error
-    busy = UsageError(f"{folder.name}: another run is working on it; wait for it, or choose a --name")
+    busy = UsageError(f"{folder.name}: another run is working on it; wait for it, or begin one with another --name")
     with file:
         while not _taken(file):
             file.seek(0)

@@ -90,9 +90,10 @@ def rest(
     search_over: bool = False,
     candidates: Sequence[TrialRecord] = (),
 ) -> Rest:
-    """What is left when these trials are on record. All runs of candidates are until the search is over.
+    """What is left when these trials are on record.
 
-    `candidates`: the best of the search so far; what was confirmed of others does not count.
+    `candidates`: the best of the search so far; what was confirmed of others does not count. All runs of candidates are
+    left until the search is over, and of as many as the budget has, which may then be more than there are.
     """
     ended = [record for record in recorded if record.status in ENDED and record.stop_reason != SUPERSEDED]
     searched = [record for record in ended if record.stage == "search"]
@@ -100,12 +101,12 @@ def rest(
     budget = space.budget
     trials = 0 if search_over else max(0, budget.trials - len(searched))
     epochs = 0.0 if search_over else expected_epochs(rule, budget.trials, space.epochs, len(searched), completed)
-    best = set() if epochs else {record.config_id for record in candidates}
+    best = {record.config_id for record in candidates} if search_over else set()
     confirm = [record for record in ended if record.stage == "confirm"]
     confirmed: Counter[str | None] = Counter(r.arm for r in confirm if r.arm in space.arms)
     confirmed[None] = sum(record.arm not in space.arms and record.config_id in best for record in confirm)
     runs = []
-    for name in [*[None] * budget.candidates, *space.arms] * budget.seeds:
+    for name in [*[None] * (len(best) if search_over else budget.candidates), *space.arms] * budget.seeds:
         if confirmed[name]:
             confirmed[name] -= 1
         else:

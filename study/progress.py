@@ -30,8 +30,7 @@ class StageProgress(Listener):
         self, console: Console, stage: str, trials: int, ended: set[str], ends_left: int, seconds: float
     ) -> None:
         self.console, self.ends_left, self.expected_seconds = console, ends_left, seconds
-        self.running: dict[str, tuple[TrialRecord, EpochRecord | None]] = {}
-        self.best: dict[str, float] = {}
+        self.running: dict[str, tuple[TrialRecord, EpochRecord | None, float]] = {}  # with the best so far
         self.ended, self.trials = set(ended), trials
         self.ends = 0  # in this run
         self.started = time.monotonic()
@@ -58,8 +57,8 @@ class StageProgress(Listener):
     def __rich__(self) -> Group:
         self.bar.update(self.task, completed=len(self.ended), left=self._left())
         lines = Table.grid(padding=(0, 2))
-        for record, epoch in self.running.values():
-            lines.add_row(*self._cells(record, epoch))
+        for running in list(self.running.values()):  # another thread draws than the one in which trials begin and end
+            lines.add_row(*self._cells(*running))
         return Group(lines, self.bar)
 
     @property
@@ -68,16 +67,15 @@ class StageProgress(Listener):
         return time.monotonic() - self.started
 
     def trial_started(self, record: TrialRecord) -> None:
-        self.running[record.trial_id] = (record, None)
+        self.running[record.trial_id] = (record, None, 0.0)
         self.ended.discard(record.trial_id)
         if record.attempts > 1:
             self._say(f"↻ {record.label}: started again, attempt {record.attempts}")
 
-    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
-        self.running[record.trial_id] = (record, epoch)
-        self.best[record.trial_id] = max(self.best.get(record.trial_id, 0.0), epoch.val_accuracy)
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord, best: float) -> None:
+        self.running[record.trial_id] = (record, epoch, best)
         if not self.console.is_terminal:
-            self._say("  ".join(str(cell) for cell in self._cells(record, epoch)))
+            self._say("  ".join(str(cell) for cell in self._cells(record, epoch, best)))
 
     def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
         self.running.pop(record.trial_id, None)
@@ -93,10 +91,9 @@ class StageProgress(Listener):
         left = "" if self.console.is_terminal else f"  [{len(self.ended)}/{self.trials} trials, {self._left()}]"
         self._say(", ".join(parts) + left)
 
-    def _cells(self, record: TrialRecord, epoch: EpochRecord | None) -> list[Text]:
+    def _cells(self, record: TrialRecord, epoch: EpochRecord | None, best: float) -> list[Text]:
         if epoch is None:
             return [Text(f"  {record.label}"), Text("starting")]
-        best = self.best[record.trial_id]
         return [
             Text(f"  {record.label}"),
             Text(f"epoch {epoch.epoch}/{record.max_epochs}"),
@@ -109,7 +106,7 @@ class StageProgress(Listener):
     def _left(self) -> str:
         """By the plan at first, and by the pace of the trials that ended the more of them have."""
         elapsed, share = self.seconds, min(self.ends / max(self.ends_left, 1), 1)
-        if not (self.best or share):
+        if not share and all(epoch is None for _, epoch, _ in list(self.running.values())):
             return "starting workers"
         if share == 1:
             return "0 s left"
@@ -132,7 +129,7 @@ class TensorBoard(Listener):
     def trial_started(self, record: TrialRecord) -> None:
         self._close(record)  # of an attempt that failed
 
-    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord, best: float) -> None:
         if record.trial_id not in self.writers:  # what an earlier attempt wrote from this epoch on no longer counts
             self.folder.mkdir(exist_ok=True)  # SummaryWriter would make the study's too
             folder = str(self.folder / record.trial_id)

@@ -29,7 +29,10 @@ OF_A_RUN = ("command", "begun", "git", "versions", "hardware")  # of the last; t
 
 
 class Book(Listener):
-    """Keeps study.json up to date while a study runs; a resumed study adds to its earlier times."""
+    """Keeps study.json up to date while a study runs; a resumed study adds to its earlier times.
+
+    `all_cores`: those of a cluster; default: of this machine.
+    """
 
     def __init__(
         self,
@@ -39,8 +42,9 @@ class Book(Listener):
         plan: dict[str, Any],
         space: Space,
         command: list[str],
+        all_cores: int | None = None,
     ) -> None:
-        self.folder, now = folder, _now()
+        self.folder, self.cores, now = folder, all_cores or cores(), _now()
         self.content: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "name": folder.name,
@@ -90,6 +94,7 @@ class Book(Listener):
     def stage(self, stage: Stage) -> Iterator[None]:
         """Measure a stage, whatever its end."""
         self.started, self.current = time.monotonic(), self.content["stages"].setdefault(stage, {})
+        self.content["status"] = "running"
         self.before = self.wall(stage)
         try:
             yield
@@ -103,7 +108,7 @@ class Book(Listener):
         """Seconds that a stage has taken so far, over all runs of the study."""
         return float(self.content["stages"].get(stage, {}).get("wall_seconds", 0.0))
 
-    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord, best: float) -> None:
         """Write the time, so that a kill loses little of it."""
         self.current["wall_seconds"] = self.before + time.monotonic() - self.started
         self._write()
@@ -122,7 +127,7 @@ class Book(Listener):
         cpu, plan = sum(epoch.cpu_seconds for epoch in epochs), self.content["plan"]
         return {
             "cpu_seconds": cpu,  # of the trials' processes while they trained and validated
-            "busy_share": cpu / (wall * cores()) if plan["gpus"] == 0 else None,
+            "busy_share": cpu / (wall * self.cores) if plan["gpus"] == 0 else None,
             # Of the GPU, or without one of the cores: the trials' time, times the share or the cores that each had.
             "device_seconds": sum(epoch.seconds for epoch in epochs) * (plan["gpus"] or plan["cores"]),
             "epochs": len(epochs),

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
             with cleaned_up():
-                _show_plan(console, study, *_plan(study)[1:])
+                _show_plan(console, study, *_plan(study)[1:], arguments.address)
             return 0
         with locked(study.folder) as lock, cleaned_up(lock):
             if study.earlier:
@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     """The plan of the whole study, that of what is left of it, and what that is. Raises UsageError for want of disk."""
     from study.plan import Plan, estimate, make_plan, measures, rest
-    from study.search import candidates
+    from study.search import candidates, search_over
 
     space, settings, earlier = study.space, study.settings, study.earlier or {}
     try:
@@ -213,7 +213,8 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
         plan = make_plan(space, settings.rule, settings.cores, settings.gpus, precision)
     recorded = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
     best = candidates(study.folder, space)
-    left = rest(space, settings.rule, recorded, earlier.get("search_over", False), best)
+    over = earlier.get("search_over", False) or search_over(study.folder, space, settings.rule)
+    left = rest(space, settings.rule, recorded, over, best)
     budget = settings.time_budget_s
     spent = earlier.get("stages", {}).get("search", {}).get("wall_seconds", 0.0)
     budget_left = None if budget is None else max(budget - spent, 0.0)
@@ -244,7 +245,7 @@ def _recovered(folder: Path, earlier: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
+def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: str | None) -> None:
     from study.plan import STUDY_OVERHEAD_S
     from study.progress import duration
 
@@ -265,7 +266,8 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest) -> None:
         + f" each, {plan.precision}",
         f"  speed    images/s of one trial: {speeds}",
         f"  time     {duration(plan.seconds)}: search {duration(plan.search_seconds)},"
-        f" confirm {duration(plan.confirm_seconds)}, starting {duration(STUDY_OVERHEAD_S)}",
+        f" confirm {duration(plan.confirm_seconds)}, starting {duration(STUDY_OVERHEAD_S)}"
+        + (", on one machine like this; a cluster's share it" if address else ""),
         f"  disk     {plan.disk_bytes / 2**20:,.0f} MiB",
     ]
     lines += [f"  warning  {said}" for said in chosen.flat_steps()]
@@ -290,7 +292,7 @@ def _run(
 
     folder, chosen, settings = study.folder, study.space, study.settings
     whole, plan, left_to_run = _plan(study)
-    _show_plan(console, study, plan, left_to_run)
+    _show_plan(console, study, plan, left_to_run, options.address)
     if study.earlier:
         _say(console, _recovered(folder, study.earlier))
         if study.earlier.get("status") == "finished" and not (left_to_run.trials or left_to_run.runs):
@@ -312,7 +314,8 @@ def _run(
         if study.earlier is None:
             files.write_whole(folder / "space.yaml", chosen.text.encode())
         command = ["python", "-m", "study.run", *typed]
-        book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command)
+        all_cores = round(sum(node["Resources"]["CPU"] for node in cluster.nodes()))
+        book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command, all_cores)
         say_if_killed(_if_killed(options, study, typed))
         for line in ray_cluster.how_to_watch(folder):
             _say(console, line)

@@ -117,7 +117,7 @@ class Search(Listener):
         known = [self._settled(record) for record in records.read_trials(study, "search")]
         for record in known:
             if record.status in ENDED:
-                self.proposer.tell(record, self._epochs(record))
+                self.proposer.tell(record, _epochs(self.study, record))
             elif record.arm is None:
                 self.proposer.take_up(record)
         self.count = len(known)  # trials handed out so far, of the budget
@@ -166,7 +166,7 @@ class Search(Listener):
         if self.rule == "one-epoch":
             trials(StopAfterOne(), keep_stopped=True)
             if self._all_tried():
-                self.waiting = [_going_on(record) for record in self._survivors()]
+                self.waiting = [_going_on(record) for record in _survivors(self.study)]
                 for record in self.waiting:
                     records.write_trial(self.study, record)
                 trials(FIFOScheduler())
@@ -174,22 +174,21 @@ class Search(Listener):
             scheduler = build_scheduler(self.rule, self.space.epochs)
             for record in records.read_trials(self.study, "search"):
                 if record.status in ENDED:
-                    replay(scheduler, record.trial_id, best_so_far(self._epochs(record)))
+                    replay(scheduler, record.trial_id, best_so_far(_epochs(self.study, record)))
             trials(scheduler)
 
     def finished(self) -> bool:
         """Whether the budget is used up and every trial has ended."""
-        known = records.read_trials(self.study, "search")
-        if len(known) < self.space.budget.trials or any(record.status not in ENDED for record in known):
-            return False
-        return self.rule != "one-epoch" or not self._survivors()
+        return search_over(self.study, self.space, self.rule)
 
     @property
     def ends_left(self) -> int:
         """How often a trial is still to end: the best under the one-epoch rule do twice."""
-        twice = ONE_EPOCH_KEEP if self.rule == "one-epoch" else 0
-        known = records.read_trials(self.study, "search")
-        return self.space.budget.trials - len(self.ended) + max(0, twice - sum(r.status == "completed" for r in known))
+        left, again = self.space.budget.trials - len(self.ended), 0
+        if self.rule == "one-epoch":
+            completed = sum(record.status == "completed" for record in records.read_trials(self.study, "search"))
+            again = max(0, ONE_EPOCH_KEEP - completed) if left else len(_survivors(self.study))
+        return left + again
 
     def end_on_time(self, listeners: list[Listener]) -> None:
         """Record the trials that the end of the time budget cut off, which are not to go on."""
@@ -198,7 +197,7 @@ class Search(Listener):
                 record = replace(record, status="stopped", stop_reason="time-budget", ended=time.time())
                 records.write_trial(self.study, record)
                 for listener in (self, *listeners):
-                    listener.trial_ended(record, self._epochs(record))
+                    listener.trial_ended(record, _epochs(self.study, record))
 
     def _record(self, config: TrialConfig, arm: str | None = None) -> TrialRecord:
         self.count += 1
@@ -215,34 +214,51 @@ class Search(Listener):
 
     def _settled(self, record: TrialRecord) -> TrialRecord:
         """The record, ended where a kill came between the epoch after which the trial was stopped, and its end."""
-        epochs = self._epochs(record)
+        epochs = _epochs(self.study, record)
         if record.status in ENDED or not epochs or not (epochs[-1].stopped or self.rule == "one-epoch"):
             return record
         best = records.best(epochs)
         epoch = best.epoch if best else None
-        record = replace(record, status="stopped", stop_reason=self.rule, ended=time.time(), best_epoch=epoch)
+        # A survivor that was cut off: what `_going_on` takes back is its promotion, not its new start.
+        attempts = record.attempts + (self.rule == "one-epoch" and len(epochs) > 1)
+        record = replace(
+            record, status="stopped", stop_reason=self.rule, ended=time.time(), best_epoch=epoch, attempts=attempts
+        )
         records.write_trial(self.study, record)
         if self.rule != "one-epoch":
             records.drop_checkpoint(records.trial_folder(self.study, record))
         return record
 
-    def _epochs(self, record: TrialRecord) -> list[EpochRecord]:
-        return records.read_epochs(records.trial_folder(self.study, record))
-
     def _all_tried(self) -> bool:
         known = records.read_trials(self.study, "search")
-        return len(known) >= self.space.budget.trials and all(self._epochs(r) or r.status in ENDED for r in known)
-
-    def _survivors(self) -> list[TrialRecord]:
-        """Those of the best after one epoch that have not been trained to the end."""
-        known = [record for record in records.read_trials(self.study, "search") if self._epochs(record)]
-        known.sort(key=lambda record: (-best_so_far(self._epochs(record))[0][1], record.trial_id))
-        return [r for r in known[:ONE_EPOCH_KEEP] if r.status not in ("completed", "diverged", "failed")]
+        return len(known) >= self.space.budget.trials and all(
+            _epochs(self.study, r) or r.status in ENDED for r in known
+        )
 
     def drop_checkpoints(self) -> None:
         """To be called when the search is over: until then those that the one-epoch rule has stopped may go on."""
         for record in records.read_trials(self.study, "search"):
             records.drop_checkpoint(records.trial_folder(self.study, record))
+
+
+def search_over(study: Path, space: Space, rule: Rule) -> bool:
+    """Whether the budget of trials is used up and every trial has ended, of the best under the one-epoch rule twice."""
+    known = records.read_trials(study, "search")
+    if len(known) < space.budget.trials or any(record.status not in ENDED for record in known):
+        return False
+    return rule != "one-epoch" or not _survivors(study)
+
+
+def _survivors(study: Path) -> list[TrialRecord]:
+    """Those of the best after one epoch that have not been trained to the end."""
+    known = [(_epochs(study, record), record) for record in records.read_trials(study, "search")]
+    known = [(epochs, record) for epochs, record in known if epochs]
+    known.sort(key=lambda pair: (-best_so_far(pair[0])[0][1], pair[1].trial_id))
+    return [r for _, r in known[:ONE_EPOCH_KEEP] if r.status not in ("completed", "diverged", "failed")]
+
+
+def _epochs(study: Path, record: TrialRecord) -> list[EpochRecord]:
+    return records.read_epochs(records.trial_folder(study, record))
 
 
 def candidates(study: Path, space: Space) -> list[TrialRecord]:
@@ -251,7 +267,7 @@ def candidates(study: Path, space: Space) -> list[TrialRecord]:
     best: dict[str, tuple[float, TrialRecord]] = {}
     for record in records.read_trials(study, "search"):
         if record.status == "completed" and record.config_id not in arms:
-            epoch = records.best(records.read_epochs(records.trial_folder(study, record)))
+            epoch = records.best(_epochs(study, record))
             if epoch and epoch.val_accuracy > best.get(record.config_id, (-1.0, record))[0]:
                 best[record.config_id] = (epoch.val_accuracy, record)
     ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1].trial_id))
@@ -288,7 +304,6 @@ def expected_epochs(rule: Rule, trials: int, max_epochs: int, ended: int = 0, co
     total = 0
     for ranks in draws:
         scheduler = build_scheduler(rule, max_epochs)
-        scheduler.set_search_properties(METRIC, "max")
         for number, rank in enumerate(ranks):
             total += replay(
                 scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, max_epochs + 1)], heed=True

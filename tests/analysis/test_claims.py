@@ -248,7 +248,7 @@ def test_what_seeds_are_lost_of_is_inconclusive(space: str, name: str, said: str
 def test_what_a_note_lacks_is_said_in_it_and_voids_no_verdict() -> None:
     found = judged(SKIP, shallow_plain=Arm(85), deep_plain=Arm(diverged=1)).loc["skip-connections-improve"]
     assert found.verdict == "supported"
-    assert " 1 of 6 seeds diverged (deep_plain): Test accuracy, deep_residual less deep_plain: " in found.why
+    assert "\n1 of 6 seeds diverged (deep_plain): Test accuracy, deep_residual less deep_plain: " in found.why
     none = judged(SKIP, shallow_plain=Arm(85), deep_plain=Arm(diverged=SEEDS)).loc["skip-connections-improve"]
     assert none.verdict == "supported"
     assert "Deep_residual less deep_plain is not tested: " in none.why
@@ -257,7 +257,8 @@ def test_what_a_note_lacks_is_said_in_it_and_voids_no_verdict() -> None:
 @pytest.mark.parametrize(("space", "twin"), [(CNN, "baseline"), (SKIP, "deep_plain")])
 def test_arms_that_are_alike_are_no_comparison(space: str, twin: str) -> None:
     runs = made(space, seeds=2, images=FEW)
-    trials = pd.concat([runs.trials, runs.trials[runs.trials.arm == twin].assign(arm="zz twin")], ignore_index=True)
+    of = runs.trials[runs.trials.arm == twin]
+    trials = pd.concat([runs.trials, of.assign(arm="zz twin", trial_id="z" + of.trial_id)], ignore_index=True)
     verdict, of = (judge(dataclasses.replace(runs, trials=t)).set_index("claim") for t in (trials, runs.trials))
     pd.testing.assert_frame_equal(verdict, of)
 
@@ -307,6 +308,30 @@ def test_a_level_that_neither_arm_reaches_is_said() -> None:
     assert "Runs that never reach 92 %: 6 of sgd_baseline, 6 of adam_step." in row.why
     never = judged(BOTH, FEW, sgd_baseline=Arm(reaches=(None, None)), adam_step=Arm(reaches=(None, None)))
     assert never.verdict["converges-faster"] == NOT_TESTED
+
+
+def test_of_a_seed_whose_two_runs_never_arrive_nothing_is_concluded() -> None:
+    runs = made(BOTH, {"sgd_baseline": Arm(reaches=(9, 13)), "adam_step": Arm(reaches=(9, 13))}, images=FEW)
+    assert judge(runs).set_index("claim").verdict["converges-faster"] == "no material effect"
+    late = runs.epochs.arm.isin(["sgd_baseline", "adam_step"]) & (runs.epochs.seed == 3)
+    low = runs.epochs.assign(val_accuracy=runs.epochs.val_accuracy.where(~late, 0.5))
+    row = judge(dataclasses.replace(runs, epochs=low)).set_index("claim").loc["converges-faster"]
+    assert row.verdict == NOT_TESTED
+    assert row.why == "With some seeds neither sgd_baseline nor adam_step reaches 90 % validation accuracy."
+
+
+def test_the_reference_is_the_best_arm_of_which_no_seed_is_lost() -> None:
+    arms = optimizers(0, 0, sgd_cosine=Arm(99, diverged=1), adam_none=Arm(97))
+    assert made(BOTH, arms, images=FEW).reference() == "adam_none"
+    assert made(BOTH, {**arms, "sgd_cosine": Arm(99)}, images=FEW).reference() == "sgd_cosine"
+
+
+def test_epochs_of_trials_that_have_not_ended_do_not_count() -> None:
+    runs = made(images=FEW)
+    unfinished = (runs.trials.arm == "augmented") & (runs.trials.seed == 3)
+    trials = runs.trials.assign(status=runs.trials.status.where(~unfinished, "running"))
+    epochs = dataclasses.replace(runs, trials=trials).of("augmented", "epochs")
+    assert sorted(epochs.seed.unique()) == [0, 1, 2, 4, 5]
 
 
 @pytest.mark.parametrize(

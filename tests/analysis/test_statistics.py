@@ -130,6 +130,8 @@ def test_arms_are_compared_with_the_reference_and_the_best_two_with_each_other()
     assert [(first.name, second.name) for first, second in to_compare(arms, "b")] == [("a", "b"), ("c", "b")]
     pairs = [(first.name, second.name) for first, second in to_compare([arms[0], ours, arms[1]], "a")]
     assert pairs == [("candidate-1", "a"), ("candidate-1", "b"), ("b", "a")]
+    candidates = [ours, standing("candidate-2", {0: 0.8, 1: 0.8}, True), standing("candidate-3", {5: 0.8}, True)]
+    assert [(first.name, second.name) for first, second in to_compare(candidates)] == [("candidate-1", "candidate-2")]
     assert [s.name for s in best_two(arms)] == ["a", "b"]
     assert [s.name for s in best_two([arms[0], arms[1], ours])] == ["candidate-1", "a"]
     assert [s.name for s in best_two([ours])] == ["candidate-1"]

@@ -56,7 +56,7 @@ class Watch:
     def trial_started(self, record: TrialRecord) -> None:
         self._note("started", record)
 
-    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord, best: float) -> None:
         accuracy = 0.0 if epoch.diverged else epoch.val_accuracy
         self._note("epoch", record, epoch.seconds, epoch.cpu_seconds, accuracy)
 

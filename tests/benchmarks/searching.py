@@ -174,7 +174,6 @@ def one_epoch(trials: Sequence[Course]) -> Course:
 def by_asha(trials: Sequence[Course]) -> Course:
     """Trials one after the other, each up to where ASHA stops it."""
     scheduler = build_scheduler("asha", max(len(t.accuracy) for t in trials))
-    scheduler.set_search_properties(execution.METRIC, "max")
     parts = []
     for number, trial in enumerate(trials):
         best = np.maximum.accumulate(trial.accuracy)

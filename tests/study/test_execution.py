@@ -45,7 +45,7 @@ class Heard:
 
     def trial_started(self, record: TrialRecord) -> None: ...
 
-    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord) -> None:
+    def epoch_ended(self, record: TrialRecord, epoch: EpochRecord, best: float) -> None:
         self.epochs.append(epoch.epoch)
 
     def trial_ended(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:

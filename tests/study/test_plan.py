@@ -141,7 +141,7 @@ def test_an_interrupted_confirm_leaves_the_runs_that_have_not_ended() -> None:
         recorded("confirm", "other"),
         recorded("confirm", "longer", "running"),
     ]
-    left = rest(SPACE, "none", [*searched, *confirmed], candidates=searched[:1])
+    left = rest(SPACE, "none", [*searched, *confirmed], True, searched[:1])
     assert (left.epochs, left.trials, left.runs) == (0, 0, ("longer", None, "longer", "other"))
     found = estimate(PLAN, SPACE, "none", None, left)
     assert (found.search_seconds, found.confirm_seconds) == (0, 9 + 52 + 56)  # beside 56 and 48
@@ -152,7 +152,7 @@ def test_a_finished_study_needs_nothing_and_a_search_whose_time_is_over_no_more(
     assert rest(SPACE, "asha", [recorded("search", None)], search_over=True).trials == 0
     names = ["candidate-1", "longer", "other"] * 2
     everything = [recorded("search", None)] * 4 + [recorded("confirm", name) for name in names]
-    found = estimate(PLAN, SPACE, "asha", None, rest(SPACE, "asha", everything, candidates=everything[:1]))
+    found = estimate(PLAN, SPACE, "asha", None, rest(SPACE, "asha", everything, True, everything[:1]))
     assert (found.search_seconds, found.confirm_seconds, found.disk_bytes) == (0, 0, 0)
 
 
@@ -160,7 +160,14 @@ def test_what_was_confirmed_of_a_candidate_that_is_none_any_more_does_not_count(
     names = ["candidate-1", "longer", "other"] * 2
     everything = [recorded("search", None)] * 4 + [recorded("confirm", name) for name in names]
     better = replace(everything[0], config=replace(SPACE.arms["longer"], label_smoothing=0.1))
-    assert rest(SPACE, "asha", everything, candidates=[better]).runs == (None, None)
+    assert rest(SPACE, "asha", everything, True, [better]).runs == (None, None)
+    assert rest(SPACE, "asha", everything, False, [better]).runs == (None, None), "it may yet be another"
+
+
+def test_no_runs_are_left_of_candidates_that_were_not_found() -> None:
+    names = ["longer", "other"] * 2
+    everything = [recorded("search", None)] * 4 + [recorded("confirm", name) for name in names]
+    assert rest(SPACE, "asha", everything, True).runs == ()
 
 
 @pytest.mark.parametrize("rule", ["asha", "one-epoch", "none"])

@@ -62,6 +62,15 @@ def test_what_failed_is_said_in_one_line_that_acts_on_nothing(tmp_path: Path) ->
     assert "".join(said).isprintable()
 
 
+def test_a_trial_that_is_taken_up_shows_the_best_of_all_its_epochs(tmp_path: Path) -> None:
+    printed = io.StringIO()
+    shown = StageProgress(Console(file=printed, width=200), "search", 2, set(), 2, 10.0)
+    record, epochs = ended(tmp_path, TrialRecord("s0001", "search", PLAIN, 0), [0.91, 0.89])
+    shown.trial_started(record)
+    shown.epoch_ended(record, epochs[1], 0.91)
+    assert "validation 89.00%  best 91.00%" in printed.getvalue()
+
+
 def test_no_time_is_left_at_the_end_only(clock: Clock, tmp_path: Path) -> None:
     shown = StageProgress(Console(file=io.StringIO()), "search", 2, set(), 2, 10.0)
     record, epochs = ended(tmp_path, TrialRecord("s0001", "search", PLAIN, 0), [0.5])
@@ -71,7 +80,7 @@ def test_no_time_is_left_at_the_end_only(clock: Clock, tmp_path: Path) -> None:
     clock.now += 7  # a start that takes longer than the plan knows of
     assert shown._left() == "starting workers"
     clock.now -= 7
-    shown.epoch_ended(record, epochs[0])
+    shown.epoch_ended(record, epochs[0], 0.5)
     assert shown._left() == "2 s left"
     clock.now += 1.8
     assert shown._left() == "1 s left"
@@ -126,7 +135,7 @@ def test_an_epoch_trained_again_is_once_in_tensorboards_curves(tmp_path: Path, m
     for attempt in (epochs[:2], epochs[1:]):  # the checkpoint was that of the first epoch
         board.trial_started(record)
         for epoch in attempt:
-            board.epoch_ended(record, epoch)
+            board.epoch_ended(record, epoch, epoch.val_accuracy)
     first, second = Writer.made
     assert (first.steps, second.steps, second.purge_step) == ([1, 2], [2, 3], 2)
     assert first.folder == second.folder == tmp_path / "tensorboard" / "s0001"

@@ -60,6 +60,8 @@ def test_wall_time_of_a_stage_adds_up_over_an_interruption(tmp_path: Path, clock
         clock.now += 30
     clock.now += 100  # between the stages
     with second.stage("confirm"):
+        second.search_over = False  # writes
+        assert written(tmp_path)["status"] == "running"
         clock.now += 10
     second.finish()
     found = written(tmp_path)
@@ -87,12 +89,12 @@ def test_a_kill_costs_the_time_since_the_last_epoch_only(tmp_path: Path, clock: 
     stage = killed.stage("search")
     stage.__enter__()  # and never left
     clock.now += 25
-    killed.epoch_ended(record, epochs[0])
+    killed.epoch_ended(record, epochs[0], 0.5)
     clock.now += 7
     second = book(tmp_path, written(tmp_path))
     with second.stage("search"):
         clock.now += 3
-        second.epoch_ended(record, epochs[1])
+        second.epoch_ended(record, epochs[1], 0.6)
         assert second.wall("search") == 28
         clock.now += 2
     assert second.wall("search") == 30

@@ -280,6 +280,33 @@ def test_a_kill_between_an_epoch_and_its_trials_end_does_not_hold_the_one_epoch_
     assert [(r.trial_id, r.status) for r in best[:3]] == [(f"s000{n}", "completed") for n in (2, 3, 4)]
 
 
+def test_a_survivor_that_was_cut_off_counts_its_new_start_and_one_that_diverged_does_not_come_again(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = replace(space, budget=replace(space.budget, trials=5))
+    before = Search(tmp_path, space, 0, "one-epoch")
+    courses = {0.5: "stopped", 0.6: "stopped", 0.7: "diverged", 0.8: "running", 0.4: "stopped"}
+    for accuracy, status in courses.items():
+        record = before.next_trial()
+        assert record is not None
+        course = [accuracy] if status == "stopped" else [accuracy, 0.1]
+        ended(tmp_path, record, course, status=status, stop_reason="one-epoch", attempts=1)
+    handed_out = {}
+
+    def to_the_end(study: Path, next_trial: Any, *_: Any, **__: Any) -> None:
+        while (record := next_trial()) is not None:
+            handed_out[record.trial_id] = record.attempts
+            ended(study, record, [0.9] * EPOCHS)
+
+    monkeypatch.setattr("study.search.run_trials", to_the_end)
+    after = Search(tmp_path, space, 0, "one-epoch")
+    assert (after.ends_left, after.finished()) == (2, False)
+    splits: Any = None
+    after.run(splits, Resources(1, 0.0, "fp32", 1), [])
+    assert handed_out == {"s0004": 1, "s0002": 0}
+    assert after.finished()
+
+
 # Trials that failed for good
 
 
