@@ -137,9 +137,10 @@ def test_a_resumed_study_keeps_what_an_extension_may_change(begun: Path) -> None
 # The plan as it is printed
 
 
-def printed_plan(study: Study, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+def printed_plan(study: Study, capsys: pytest.CaptureFixture[str], address: str | None = None) -> dict[str, str]:
     """The lines by their first word."""
-    run._show_plan(Console(), study, replace(PLAN, search_seconds=40.0, confirm_seconds=30.0), Rest(0, 0, ()))
+    planned = replace(PLAN, search_seconds=40.0, confirm_seconds=30.0)
+    run._show_plan(Console(), study, planned, Rest(0, 0, ()), address)
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     return dict(lines)
 
@@ -154,6 +155,8 @@ def test_a_plan_says_what_a_preview_has_less_of_and_which_steps_never_fall(
     assert "networks of 0.5 times the width; it shows" in preview["PREVIEW:"]
     assert preview["warning"] == "arm adam_steplr: StepLR first falls after epoch 5 of 2: it never does"
     assert preview["time"] == "85 s: search 40 s, confirm 30 s, starting 15 s"
+    of_a_cluster = printed_plan(opened(tmp_path / "x", *command, "preview"), capsys, "host:6379")
+    assert of_a_cluster["time"] == preview["time"] + ", on one machine like this; a cluster's share it"
     assert not {"PREVIEW:", "warning"} & printed_plan(opened(tmp_path / "x", *command, "full"), capsys).keys()
 
 
@@ -200,7 +203,7 @@ def test_cores_are_planned_anew_and_the_precision_stays(begun: Path, monkeypatch
 
 def test_the_plan_of_a_resumed_study_is_of_the_rest(begun: Path) -> None:
     whole, left, runs = run._plan(opened(begun, "--resume", "begun"))
-    assert (runs.trials, len(runs.runs)) == (0, (3 + 2) * 2)
+    assert (runs.trials, len(runs.runs)) == (0, 2 * 2), "the search is over, and found no candidate"
     assert left.search_seconds == 0 < whole.search_seconds
     assert left.disk_bytes <= whole.disk_bytes
 
