@@ -330,7 +330,7 @@ def by_hand(arm: str, seed: int, clean: float, **accuracies: float) -> pd.DataFr
         rows += [(name, severity, mean - 0.01 * (severity - 3)) for severity in SEVERITIES]
     found = pd.DataFrame(rows, columns=["corruption", "severity", "accuracy"])
     bits = [np.packbits(np.arange(100) < round(100 * accuracy)).tobytes() for accuracy in found.accuracy]
-    return found.assign(stage="confirm", arm=arm, seed=seed, n=100, right=bits)
+    return found.assign(stage="confirm", arm=arm, seed=seed, trial_id=f"{arm}-{seed}", n=100, right=bits)
 
 
 @pytest.fixture
@@ -351,7 +351,9 @@ def test_measures_of_a_table_by_hand(table: pd.DataFrame) -> None:
     """Of all seeds together, then of each; the third seed counts where no other arm lacks it."""
     perfect = by_hand("perfect", 1, 1.0, shot_noise=0.98, rotate=0.5)
     perfect.loc[perfect.corruption == "shot_noise", "right"] = np.packbits(np.ones(100, bool)).tobytes()
-    runs = replace(made(seeds=1, images=50), stress=pd.concat([table, perfect]))
+    stress, runs = pd.concat([table, perfect]), made(seeds=1, images=50)
+    trials = stress[["stage", "arm", "seed", "trial_id"]].drop_duplicates().assign(status="completed")
+    runs = replace(runs, stress=stress, trials=pd.concat([runs.trials, trials]))
     of, both = measures.stressed(runs, "augmented", "plain"), ("shot_noise", "rotate")
     found = {
         "error": of.error("augmented", *both),
