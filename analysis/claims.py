@@ -286,8 +286,8 @@ def _attends(runs: Runs) -> Found:
 
     def less(of: pd.DataFrame, what: str, others: pd.Series, errors: pd.Series) -> Effect:
         by_seed = known(100 * (others - errors).groupby(of.seed).mean())
-        images = (of if of is wrong else inspected).image.nunique()
-        return over_seeds(by_seed, f"{what} {where}", POINTS, SHARE, images)
+        images = np.unique(of.filter(regex="^image(_[xy])?$"))
+        return over_seeds(by_seed, f"{what} {where}", POINTS, SHARE, len(images))
 
     maps = {"centre": "centred map", "random": "map of random weights"}
     beside = [less(wrong, what, wrong[f"{name}_energy"], wrong.energy) for name, what in maps.items()]

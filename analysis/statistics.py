@@ -224,7 +224,7 @@ class Comparison:
     @property
     def lost(self) -> str:
         """Which seeds of either failed or diverged; the survivors alone are no fair sample."""
-        return "; ".join(f"{s.lost} ({s.title})" for s in (self.first, self.second) if s.lost)
+        return lost_of(self.first, self.second)
 
     @property
     def shown(self) -> int:
@@ -250,6 +250,11 @@ def confirmed(trials: pd.DataFrame) -> list[Standing]:
     lost, seeds = lost_seeds(trials), confirm.seed.nunique()
     found = [Standing(name, is_candidate(name), of, lost.get(name, "")) for name, of in done.groupby(_names(done))]
     return sorted(found, key=lambda standing: (len(standing.trials) < seeds, -standing.score))
+
+
+def lost_of(*standings: Standing) -> str:
+    """Which seeds of these failed or diverged; empty where none did."""
+    return "; ".join(f"{s.lost} ({s.title})" for s in standings if s.lost)
 
 
 def lost_seeds(trials: pd.DataFrame) -> dict[str, str]:

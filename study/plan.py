@@ -92,8 +92,8 @@ def rest(
 ) -> Rest:
     """What is left when these trials are on record.
 
-    `candidates`: the best of the search so far; what was confirmed of others does not count. All runs of candidates are
-    left until the search is over, and of as many as the budget has, which may then be more than there are.
+    `candidates`: the best of the search so far; what was confirmed of others does not count. Until the search is over,
+    all runs of as many as the budget has are left.
     """
     ended = [record for record in recorded if record.status in ENDED and record.stop_reason != SUPERSEDED]
     searched = [record for record in ended if record.stage == "search"]

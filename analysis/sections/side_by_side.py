@@ -20,7 +20,7 @@ from analysis.pairs import SHOWN, Pair
 from analysis.rerun import Images
 from analysis.sections.failing import TITLES
 from analysis.sections.looking import LEGEND, limit, panel, verdict
-from analysis.statistics import estimate
+from analysis.statistics import estimate, lost_of
 from analysis.thumbnails import ACROSS, photo, sheet
 from analysis.words import interval, percent, points, start
 from study.data import CLASS_NAMES, SIDE
@@ -139,8 +139,8 @@ def _pair(
     if len(change.seeds) > 1:
         networks = "ensembles, which take the mean probabilities over the seeds"
         others = "What other seeds would do, the row “all images” says."
-    if lost := _lost(pair):
-        others = f"What other seeds would do is not known: {lost}."
+    if lost := lost_of(pair.a, pair.b):
+        others = f"What other seeds would do is not known: {lost}, and those that are left are no fair sample."
     text = [
         f"From {a} to {b}, over {seeds}: {change.mended:,} predictions mended, {change.broken:,} broken, "
         f"{change.both_wrong:,} wrong in both, {change.both_right:,} right in both.",
@@ -161,12 +161,6 @@ def _pair(
             )
             decks.append(Deck(_deck_title(name, a, b), cards, caption, LEGEND if evidence.maps else ""))
     return Section(f"{a} and {b}", [*text, *notes], [_per_class(evidence, pair)], decks=decks)
-
-
-def _lost(pair: Pair) -> str:
-    """Which seeds of the two are lost; empty where none are."""
-    lost = "; ".join(f"{s.lost} ({s.title})" for s in (pair.a, pair.b) if s.lost)
-    return lost and f"{lost}, and those that are left are no fair sample"
 
 
 def _deck_title(name: str, a: str, b: str) -> str:
@@ -215,8 +209,8 @@ def _per_class(evidence: Evidence, pair: Pair) -> Table:
         "Student's t interval. Each stands for itself: of twenty classes without a difference, one would still leave 0 "
         "out. Table: predictions."
     )
-    if lost := _lost(pair):
-        caption = f"{start(lost)}. {caption}"
+    if lost := lost_of(pair.a, pair.b):
+        caption = f"{start(lost)}, and those that are left are no fair sample. {caption}"
     return Table(["class", f"{a} %", f"{b} %", "difference", "95 % interval"], rows, caption)
 
 
