@@ -231,8 +231,8 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(
     original = StageProgress.epoch_ended
     seen: list[int] = []
 
-    def interrupt_after_the_first(self: StageProgress, record: TrialRecord, epoch: EpochRecord) -> None:
-        original(self, record, epoch)
+    def interrupt_after_the_first(self: StageProgress, record: TrialRecord, epoch: EpochRecord, best: float) -> None:
+        original(self, record, epoch, best)
         if not seen:
             signal.raise_signal(signal.SIGINT)
         seen.append(epoch.epoch)
