@@ -21,7 +21,17 @@ from study.config import within
 from study.confirm import SUPERSEDED
 from study.execution import Resources
 from study.opening import UsageError
-from study.probe import Speed, architecture, faster_precision, flops, parameters_of, peak_memory, probe, ready
+from study.probe import (
+    Speed,
+    architecture,
+    faster_precision,
+    flops,
+    parameters_of,
+    peak_memory,
+    probe,
+    ready,
+    resident_memory,
+)
 from study.provenance import cores as available_cores
 from study.provenance import free_memory, gpu_count
 from study.records import ENDED, TrialRecord
@@ -31,13 +41,13 @@ from study.trainer import Precision
 
 # Measured on two cores: starting a worker and importing torch, once in a stage on each slot; building the network, the
 # last checkpoint and handing over, for each trial.
-WORKER_START_S, TRIAL_OVERHEAD_S = 9.0, 1.0
+WORKER_START_S, TRIAL_OVERHEAD_S = 9.0, 0.25
 STUDY_OVERHEAD_S = 15.0
-# One more core per trial must beat one more trial at a time by this much, for measuring is noisy.
+# More cores per trial, or more trials on a GPU, must gain this much, for measuring is noisy.
 MARGIN = 1.15
 # Room beside what a trial's tensors need on a GPU: the CUDA context and the allocator's fragments.
 CONTEXT_BYTES, FRAGMENTATION = 600 << 20, 1.3
-# Without a GPU: what Ray's own processes take, a process with torch, and what a worker has beside it.
+# Of the machine's: what Ray's own processes take, a process with torch, and what a worker has beside it.
 RAY_BYTES, TORCH_BYTES, WORKER_BYTES = 2 << 30, 512 << 20, 256 << 20
 LOGS_BYTES = 64 << 20  # on disk: Ray's logs, which go with it, TensorBoard's files and Optuna's journal
 MEASURED = 8  # networks at most, so that measuring ends
@@ -123,8 +133,9 @@ def make_plan(
 ) -> Plan:
     """Measure, and choose what was not given: precision, `cores` and the share of a GPU for each trial.
 
-    As many trials train at once as there are cores, shares and memory for; each is measured while the others run
-    beside it. At most `MEASURED` networks are, the others' speeds lie between theirs by their arithmetic.
+    Of as many trials at once as there are cores and memory for, those are taken that train the most images; each is
+    measured while the others run beside it. At most `MEASURED` networks are, the others' speeds lie between theirs by
+    their arithmetic.
     """
     models = {architecture(model): model for model in space.models()}
     work = {name: flops(model) for name, model in models.items()}
@@ -152,19 +163,33 @@ def make_plan(
         job = (models[name], _batch_size(space), precision, each)
         return min(pool.map(probe, *zip(*[job] * at_once, strict=True)), key=lambda found: found.train)
 
+    def fastest(tried: dict[int, Speed], at_once: dict[int, int]) -> int:
+        """Of the choices the first, unless a later one trains so many more images."""
+        best, *later = tried
+        for choice in later:
+            if tried[choice].train * at_once[choice] > tried[best].train * at_once[best] * MARGIN:
+                best = choice
+        return best
+
     if devices:
         with _processes(1) as pool:
             precision = precision or pool.submit(faster_precision, True).result()
             memory, free = needs(pool, precision)
-        # Flooring keeps the shares' sum at most 1 in the ten-thousandths that Ray counts.
-        fit = min(int(free / (memory * FRAGMENTATION + CONTEXT_BYTES)), total // devices)
-        gpus = gpus or math.floor(1e4 / max(1, fit)) / 1e4
-        slots = devices * int(1 / gpus + 1e-9)
-        cores = cores or max(1, total // slots)
-        slots = max(1, min(slots, total // cores))
-        beside = math.ceil(slots / devices)
-        with _processes(beside) as pool:
-            speeds = {name: speed(pool, name, cores, beside) for name in measured}
+            room = (free_memory() - RAY_BYTES) // (pool.submit(resident_memory).result() + WORKER_BYTES)
+        most_at_once = min(total // (cores or 1), room) // devices
+        fit = max(1, min(int(free / (memory * FRAGMENTATION + CONTEXT_BYTES)), most_at_once))
+        if gpus:
+            choices = [max(1, min(int(1 / gpus + 1e-9), most_at_once))]
+        else:
+            choices = sorted({fit, *(2**n for n in range(fit.bit_length()))})
+        cores_of = {count: cores or max(1, total // (devices * count)) for count in choices}
+        with _processes(choices[-1]) as pool:
+            tried = {count: speed(pool, measured[0], cores_of[count], count) for count in choices}
+            beside = fastest(tried, {count: count for count in choices})
+            cores, slots = cores_of[beside], max(1, min(devices * beside, total // cores_of[beside]))
+            speeds = {measured[0]: tried[beside]}
+            speeds |= {name: speed(pool, name, cores, beside) for name in measured[1:]}
+        gpus = gpus or math.floor(1e4 / beside) / 1e4  # so that the sum is at most 1 in what Ray counts
     else:
         gpus, room = 0.0, free_memory() - RAY_BYTES
         workers = max(1, min(total, room // TORCH_BYTES))
@@ -173,12 +198,10 @@ def make_plan(
             precision = precision or found
             memory = needs(pool, precision)[0] + WORKER_BYTES
             slots_of = {each: max(1, min(total // each, workers, room // memory)) for each in range(1, total + 1)}
-            choices = [cores] if cores else [2**n for n in range(total.bit_length())]
+            powers = (2**n for n in range(total.bit_length()))
+            choices = [cores] if cores else sorted({*powers, total // slots_of[1]})
             tried = {each: speed(pool, measured[0], each, slots_of[each]) for each in choices}
-            cores = choices[0]
-            for each in choices[1:]:
-                if tried[each].train * slots_of[each] > tried[cores].train * slots_of[cores] * MARGIN:
-                    cores = each
+            cores = fastest(tried, slots_of)
             slots = slots_of[cores]
             speeds = {measured[0]: tried[cores]}
             speeds |= {name: speed(pool, name, cores, slots) for name in measured[1:]}

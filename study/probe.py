@@ -122,7 +122,12 @@ def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int)
     _trainer(model, batch_size, batch_size, evaluated, precision, cores).run_epoch()
     if on_gpu:
         return torch.cuda.max_memory_reserved() + RESIDENT_BYTES, free
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, free
+    return resident_memory(), free
+
+
+def resident_memory() -> int:
+    """Bytes of memory that this process has taken at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _trainer(model: Model, batch_size: int, images: int, evaluated: int, precision: Precision, cores: int) -> Trainer:

@@ -13,8 +13,7 @@ class FashionCNN(nn.Module):
 
     `channels` and `hidden` give the sizes; (32, 64, 128) and (256, 128) at `dropout` 0.25 are the source's.
     Dropout stands before the first and the second linear layer, as in the source. The activations are named
-    `features.relu1`, `features.relu2`, …: the last one, before its pooling, is the layer for Grad-CAM. The others come
-    after theirs, a quarter of the work: the maximum of what is cut off at 0 is the maximum, cut off at 0.
+    `features.relu1`, `features.relu2`, …: the last one, before its pooling, is the layer for Grad-CAM.
     """
 
     def __init__(self, channels: Sequence[int], hidden: Sequence[int], dropout: float, classes: int) -> None:
@@ -26,8 +25,8 @@ class FashionCNN(nn.Module):
                 raise ValueError(f"fashion_cnn: got {len(channels)} channels, must be at most 4 for 28×28 images")
             features[f"conv{number}"] = nn.Conv2d(inputs, width, 3, padding=1)
             features[f"bn{number}"] = nn.BatchNorm2d(width)
-            rest = [(f"relu{number}", nn.ReLU()), (f"pool{number}", nn.MaxPool2d(2))]
-            features.update(rest if number == len(channels) else reversed(rest))
+            features[f"relu{number}"] = nn.ReLU()
+            features[f"pool{number}"] = nn.MaxPool2d(2)
             side, inputs = side // 2, width
         self.features = nn.Sequential(features)
         inputs *= side * side

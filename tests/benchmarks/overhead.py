@@ -29,8 +29,8 @@ from study.search import Search
 from study.space import Space
 
 NOTE = (
-    "The driver's time is its own process's, not that of Ray's others. Cores not idle: whatever makes them so; cores "
-    "training: processor time of training and validation."
+    "The driver's time is its own process's, not that of Ray's others. Cores not idle: the whole machine's, whatever "
+    "makes them so; cores training: processor time of training and validation."
 )
 SPACE = """
 model: {resnet: {blocks: [1], widths: [1], stem: 1}}

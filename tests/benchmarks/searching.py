@@ -41,9 +41,9 @@ ROUND = 24  # random configurations of which ASHA and the one-epoch rule choose
 REPLAYS, RESAMPLES = 200, 1000
 NOTES = (
     "Reached: one epoch's validation accuracy reads as much, whoever's. Nothing is confirmed.",
-    "This search costs all cores from when its first trial is placed until that epoch has ended, with all that lies "
-    "between trainings. All others cost the processor time of training and validation alone, as its second row does; "
-    "in the sources' loop that of as many epochs, 12 where the source had 30, at the rates of training.md.",
+    "This search costs all cores from its begin until that epoch has ended, with all that lies between trainings. All "
+    "others cost the processor time of training and validation alone, as its second row does; in the sources' loop "
+    "that of as many epochs, 12 where the source had 30, at the rates of training.md.",
     "Random ways are repeated until one finds it: mean cost over the share that does. Intervals: a bootstrap of the "
     "random trials, and Student's t for the logarithm of the searches' costs.",
 )
@@ -93,13 +93,14 @@ def collect(space: Space, folder: Path) -> dict[str, pd.DataFrame]:
         for name, seed in {**{f"this-{seed}": seed for seed in SEEDS}, "random": 0}.items():
             kept, own = folder / f"{name}.parquet", folder / name
             if not kept.exists():
+                commit = provenance.git_state("tests/benchmarks")["commit"]
                 if name == "random":
-                    measured = at_random(own, space, shared, plan.resources)
+                    measured = at_random(own, space, shared, plan.resources, RANDOM)
                 else:  # of one that was cut off, order and cost are not known
                     shutil.rmtree(own, ignore_errors=True)
                     own.mkdir(parents=True)
                     measured = search(name, own, space, seed, shared, plan)
-                measured.attrs = {**of, "commit": provenance.git_state("tests/benchmarks")["commit"]}
+                measured.attrs = {**of, "commit": commit}
                 measured.to_parquet(kept, index=False)
             found[name] = pd.read_parquet(kept)
             if {key: found[name].attrs[key] for key in of} != of:
@@ -107,9 +108,9 @@ def collect(space: Space, folder: Path) -> dict[str, pd.DataFrame]:
     return found
 
 
-def at_random(folder: Path, space: Space, shared: Any, resources: Resources) -> pd.DataFrame:
+def at_random(folder: Path, space: Space, shared: Any, resources: Resources, count: int) -> pd.DataFrame:
     """A row an epoch of random configurations that are trained to the end; goes on where it was cut off."""
-    draw(folder, space)
+    draw(folder, space, count)
     Search(folder, space, 0, "none").run(shared, resources, [])
     known = records.read_trials(folder, "search")
     if bad := [record.trial_id for record in known if record.status not in ("completed", "diverged")]:
@@ -121,11 +122,11 @@ def at_random(folder: Path, space: Space, shared: Any, resources: Resources) -> 
     )
 
 
-def draw(folder: Path, space: Space) -> None:
+def draw(folder: Path, space: Space, count: int) -> None:
     """Random configurations, to be trained to the end."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(1, RANDOM + 1):
+    for number in range(1, count + 1):
         record = TrialRecord(f"s{number:04}", "search", space.suggest(study.ask()), 0, max_epochs=space.epochs)
         if not (folder / "search" / record.trial_id / "trial.json").exists():
             records.write_trial(folder, record)

@@ -15,7 +15,6 @@ from torchvision import transforms
 from study.config import Augmentation, TrialConfig
 from study.data import Bytes, Splits
 from study.models import build_model
-from study.models.fashion_cnn import FashionCNN
 
 SOURCE = Augmentation(1, rotation=10, translation=0.1, flip=0.5)  # the second source's
 
@@ -45,17 +44,6 @@ def random_changes(settings: Augmentation) -> list[nn.Module]:
     ]
 
 
-def as_written(model: nn.Module) -> nn.Module:
-    """FashionCNN as its source has it, which rectifies before it pools: the same values, four times the work."""
-    if isinstance(model, FashionCNN):
-        layers = [*model.features]
-        for k in range(1, len(layers)):
-            if isinstance(layers[k], nn.ReLU) and isinstance(layers[k - 1], nn.MaxPool2d):
-                layers[k - 1 : k + 1] = layers[k], layers[k - 1]
-        model.features = nn.Sequential(*layers)
-    return model
-
-
 class SourcesLoop:
     """Trains `config` from `seed` as the second source did, with Adam."""
 
@@ -68,7 +56,7 @@ class SourcesLoop:
         self.train = DataLoader(images, batch_size=config.batch_size, shuffle=True)
         unchanged = Images(splits.val_images, splits.val_labels, transforms.Compose(standard))
         self.validation = DataLoader(unchanged, batch_size=config.batch_size)
-        self.model = as_written(build_model(config.model, seed)).to(device)
+        self.model = build_model(config.model, seed).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.optimizer.lr)
         self.criterion = nn.CrossEntropyLoss()
 

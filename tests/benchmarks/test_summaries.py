@@ -6,6 +6,7 @@ import math
 import re
 
 import accuracy
+import allocator
 import numpy as np
 import overhead
 import pandas as pd
@@ -13,7 +14,7 @@ import pytest
 import searching
 import training
 from searching import Course
-from table import ALL
+from table import ALL, page
 
 
 def course(*accuracy: float) -> Course:
@@ -95,7 +96,7 @@ def test_rates_are_held_against_those_of_the_same_turn() -> None:
     assert table["images/s"]["the sources' loop"] == "200 (150 to 250)"
 
 
-@pytest.mark.parametrize("more", [1, 10])  # without a GPU, and with one
+@pytest.mark.parametrize("more", [1, training.MORE_ON_GPU])
 def test_there_are_as_many_images_as_are_trained_on_and_validated_with(more: int) -> None:
     assert all(10 + 2 * more * training.IMAGES[model] <= 60_000 for model, *_ in training.CASES.values())
 
@@ -132,10 +133,33 @@ def test_the_readme_says_what_was_measured() -> None:
         measured = [of["images/s"][name].split()[0] for name in (training.SOURCES, training.BY_DEFAULT, training.OURS)]
         ours = of.loc[training.OURS]
         assert (rates, times, share) == (measured, ours.times.split()[0], ours["of the peak"].split()[0])
-    more = accuracy.summary(pd.read_parquet(ALL / "accuracy.parquet")).set_index("")
-    ours, theirs, *_ = re.findall(r"([\d.]+) %", readme.partition("augmented CNN")[2])
+    more = accuracy.summary(stored("accuracy")).set_index("")
+    said = readme.partition("augmented CNN")[2]
+    ours, theirs, *_ = re.findall(r"([\d.]+) %", said)
     assert [*more["validation accuracy, mean %"]] == [theirs, ours]
+    less, least, most = re.findall(r"([\d.]+) (?:points less|less to|more)", said)[:3]
+    assert more.iloc[1]["more than the sources' loop, points"] == f"-{less} (-{least} to +{most})"
     ended = pd.read_parquet(ALL / "overhead.parquet").query("event == 'ended'")
     first, last = (10 * np.ptp(part.driver_cpu_s) for part in (ended[:101], ended[-101:]))  # of 100 each, in ms
     assert f"takes {first:.0f} ms of the driver's time a trial at first and {last:.0f} at last" in readme
     assert f"{ended.driver_mib.iloc[50]:.0f} MiB after 50 trials to {ended.driver_mib.max():,.0f}" in readme
+
+
+def stored(name: str) -> pd.DataFrame:
+    table = pd.read_parquet(ALL / f"{name}.parquet")
+    return table.astype({"val_accuracy": "float64"}).round(4) if name == "accuracy" else table  # of 10,000 images
+
+
+SUMMARIES = {
+    "training": (training.summary, training.NOTES),
+    "accuracy": (accuracy.summary, ()),
+    "allocator": (allocator.summary, ()),
+    "overhead": (lambda found: pd.DataFrame([overhead.summary(found)]), [overhead.NOTE]),
+}
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_the_page_of_a_benchmark_is_of_its_table(name: str) -> None:
+    summary, notes = SUMMARIES[name]
+    found = stored(name)
+    assert ALL.joinpath(f"{name}.md").read_text(encoding="utf-8") == page(name, found.attrs, summary(found), *notes)

@@ -11,15 +11,17 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import cache
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 import torch
-from sources_loop import SOURCE, SourcesLoop, as_written, per_image
+from sources_loop import SOURCE, SourcesLoop, per_image
 from table import write
 from torch import Tensor, optim
 from torch.utils.data import default_collate
@@ -37,7 +39,8 @@ GPU = torch.cuda.is_available()
 ON = torch.device("cuda" if GPU else "cpu")
 ALL = 1 if GPU else cores()  # processes at once
 IMAGES = {"fashion_cnn": 2560, "three_block": 256, "resnet18": 256}  # between two looks at the clock
-MORE = 10 if GPU else 1  # times as many
+MORE_ON_GPU = 10  # times as many
+MORE = MORE_ON_GPU if GPU else 1
 CASES = {
     "fashion_cnn, augmented": ("fashion_cnn", SOURCE),
     "fashion_cnn": ("fashion_cnn", Augmentation()),
@@ -50,6 +53,7 @@ NOTES = (
     "core's processor time, and of all cores' time, waiting included, where all are for one.",
     "Operations are nominal: three times those of a forward pass, with those on the zeros of padding, which kernels "
     "may leave out. The peak is the fastest of some matrix products (`SIZES` rows in `tests/benchmarks/training.py`).",
+    *["Convolutions without bf16 are in TF32, as PyTorch has them; the product in fp32 is not."] * GPU,
 )
 BY_DEFAULT = f"{SOURCES}, all cores for one"  # as a script of it runs
 
@@ -106,14 +110,6 @@ class Unfused(Trainer):
         self.optimizer = optim.Adam(self.model.parameters(), lr=rate)
 
 
-class Rectified(Trainer):
-    """With the network as its source has it, which rectifies before it pools."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.model = as_written(self.model)
-
-
 class Waiting(Trainer):
     """With the GPU waited for at every step, as to fetch the loss does."""
 
@@ -150,12 +146,11 @@ PARTS: dict[str, type[Trainer]] = {
     "without batches from one tensor": Collated,
     "without batched augmentation": Slowly,
     "without the fused optimizer": Unfused,
-    "without pooling first": Rectified,
     "waiting for the GPU at every step": Waiting,
     COMPILED: Compiled,
 }
 OF_GPU = ("waiting for the GPU at every step", "2 at once", "4 at once", "8 at once")
-OF_CPU = ("all cores for one", BY_DEFAULT)
+OF_CPU = ("all cores for one", BY_DEFAULT, "1 at once")
 VARIANTS = {
     SOURCES: Variant(SOURCES),
     OURS: Variant(SOURCES),
@@ -170,6 +165,15 @@ VARIANTS = {
     f"{PRODUCT}, fp32": Variant(f"{PRODUCT}, fp32"),
     f"{PRODUCT}, bf16": Variant(f"{PRODUCT}, fp32"),
 }
+
+
+together: Barrier
+
+
+def join(barrier: Barrier) -> None:
+    """Of a process that measures: what it measures begins where the others do."""
+    global together
+    together = barrier
 
 
 @cache
@@ -219,13 +223,16 @@ def rate(case: str, variant: str, precision: Precision) -> float:
     torch.set_num_threads(threads)
     if variant.startswith(PRODUCT):
         kind = torch.bfloat16 if variant.endswith("bf16") else torch.float32
-        return max(_rate(product(kind, size), threads) for size in SIZES)
-    try:
-        return _rate(prepared(case, variant, precision), threads)
-    except Exception:
-        if variant != COMPILED:  # which takes a compiler, of C++ or for the GPU
-            raise
-        return math.nan
+        works = [product(kind, size) for size in SIZES]
+    else:
+        try:
+            works = [prepared(case, variant, precision)]
+        except Exception:
+            if variant != COMPILED:  # which takes a compiler, of C++ or for the GPU
+                raise
+            return math.nan
+    together.wait(timeout=600)
+    return max(_rate(work, threads) for work in works)
 
 
 def _rate(work: Callable[[], int], threads: int) -> float:
@@ -244,7 +251,7 @@ def wanted(case: str, variant: str) -> bool:
         return False
     if variant in (SOURCES, BY_DEFAULT, OURS) or variant.startswith(PRODUCT):
         return True
-    if variant in ("without batched augmentation", "without pooling first"):
+    if variant == "without batched augmentation":
         return case == "fashion_cnn, augmented"
     if variant.startswith(("evaluation", "Grad-CAM")):
         return case in ("fashion_cnn", "resnet18")
@@ -253,17 +260,21 @@ def wanted(case: str, variant: str) -> bool:
 
 def main() -> None:
     spawn = get_context("spawn")
-    most = max(variant.at_once for name, variant in VARIANTS.items() if wanted("resnet18", name))
+    counts = {variant.at_once for name, variant in VARIANTS.items() if wanted("resnet18", name)}
     order = np.random.default_rng(0)
     rows = []
     for case in CASES:
-        with ProcessPoolExecutor(ALL, spawn) as few, ProcessPoolExecutor(most, spawn) as many:
-            precision = few.submit(faster_precision, GPU).result()
+        with ExitStack() as stack:
+            pools = {
+                count: stack.enter_context(ProcessPoolExecutor(count, spawn, join, (spawn.Barrier(count),)))
+                for count in counts
+            }
+            precision = pools[ALL].submit(faster_precision, GPU).result()
             names = [name for name in VARIANTS if wanted(case, name)]
             for turn in range(-1, TURNS):  # the first warms up
                 for name in order.permutation(names):
                     variant = VARIANTS[name]
-                    pool = few if variant.at_once <= ALL else many
+                    pool = pools[variant.at_once]
                     at_once = [pool.submit(rate, case, str(name), precision) for _ in range(variant.at_once)]
                     found = [one.result() for one in at_once]
                     if turn >= 0:

@@ -45,7 +45,8 @@ budget: {trials: 4, candidates: 1, seeds: 2}
 preview: {}
 """)
 # An epoch of the CNN takes 1000/100 + 200/400 = 10.5 s, of the ResNet 1000/50 + 200/200 = 21 s; evaluating the
-# training images takes them 2.5 s and 5 s at confirm's end, every trial has 1 s beside, every stage 9 s at its start.
+# training images takes them 2.5 s and 5 s at confirm's end, every trial has a quarter of a second beside,
+# every stage 9 s at its start.
 SPEEDS = {"fashion_cnn 4 16": Speed(train=100, evaluate=400), "resnet 1 4": Speed(train=50, evaluate=200)}
 PLAN = Plan("cpu", cores=1, gpus=0.0, slots=2, precision="fp32", speeds=SPEEDS, search_seconds=0.0,
             confirm_seconds=0.0, disk_bytes=0)  # fmt: skip
@@ -68,12 +69,12 @@ def test_makespan(durations: list[float], slots: int, seconds: float) -> None:
 
 def test_every_trial_to_the_end() -> None:
     found = estimate(PLAN, SPACE, "none")
-    # A searched trial: 3 epochs of (10.5 + 21) / 2, 1 beside.
-    assert found.search_seconds == pytest.approx(9 + 4 * (3 * 15.75 + 1) / 2)
-    # For each seed the candidate 52, `longer` 5·10.5 + 2.5 + 1 = 56, `other` 2·21 + 5 + 1 = 48, on two slots:
-    # 52 + 48 + 56 beside 56 + 52 + 48.
-    assert found.confirm_seconds == pytest.approx(9 + 156)
-    assert found.seconds == pytest.approx(15 + 105.5 + 165)
+    # A searched trial: 3 epochs of (10.5 + 21) / 2, a quarter beside.
+    assert found.search_seconds == pytest.approx(9 + 4 * (3 * 15.75 + 0.25) / 2)
+    # For each seed the candidate 51.25, `longer` 5·10.5 + 2.5 + 0.25 = 55.25, `other` 2·21 + 5 + 0.25 = 47.25, on two
+    # slots: 51.25 + 47.25 + 55.25 beside 55.25 + 51.25 + 47.25.
+    assert found.confirm_seconds == pytest.approx(9 + 153.75)
+    assert found.seconds == pytest.approx(15 + 104 + 162.75)
     # Two checkpoints of four times the larger network's weights and two being written, six best ones, six predictions
     # of 10,000 images.
     assert found.disk_bytes == 4 * 12_778 * (4 * 4 + 6) + 6 * 10_000 * 48 + LOGS_BYTES
@@ -82,21 +83,21 @@ def test_every_trial_to_the_end() -> None:
 
 def test_the_one_epoch_rule_trains_three_of_four_on_and_keeps_every_checkpoint() -> None:
     found = estimate(PLAN, SPACE, "one-epoch")
-    assert found.search_seconds == pytest.approx(9 + ((4 + 3 * 2) * 15.75 + 4 * 1) / 2)
-    assert found.confirm_seconds == pytest.approx(165)
+    assert found.search_seconds == pytest.approx(9 + ((4 + 3 * 2) * 15.75 + 4 * 0.25) / 2)
+    assert found.confirm_seconds == pytest.approx(162.75)
     assert found.disk_bytes == 4 * 12_778 * (6 * 4 + 6) + 6 * 10_000 * 48 + LOGS_BYTES
 
 
 def test_asha_costs_less_than_every_trial_to_the_end_and_more_than_an_epoch_each() -> None:
     found = estimate(PLAN, SPACE, "asha")
-    assert 9 + 4 * (15.75 + 1) / 2 < found.search_seconds < 105.5
+    assert 9 + 4 * (15.75 + 0.25) / 2 < found.search_seconds < 104
 
 
-@pytest.mark.parametrize(("budget", "seconds"), [(100.0, 100), (200.0, 105.5)])
+@pytest.mark.parametrize(("budget", "seconds"), [(100.0, 100), (200.0, 104)])
 def test_a_time_budget_bounds_the_search_alone(budget: float, seconds: float) -> None:
     found = estimate(PLAN, SPACE, "none", budget)
     assert found.search_seconds == pytest.approx(seconds)
-    assert found.confirm_seconds == pytest.approx(165)
+    assert found.confirm_seconds == pytest.approx(162.75)
 
 
 def test_a_plan_is_read_as_it_was_written() -> None:
@@ -129,8 +130,8 @@ def test_an_interrupted_search_leaves_its_share_and_every_run_of_confirm() -> No
     assert (left.epochs, left.trials) == (6, 2)
     assert left.runs == (None, "longer", "other") * 2
     found = estimate(PLAN, SPACE, "none", None, left)
-    assert found.search_seconds == pytest.approx(9 + (105.5 - 9) / 2)
-    assert found.confirm_seconds == pytest.approx(165)
+    assert found.search_seconds == pytest.approx(9 + (104 - 9) / 2)
+    assert found.confirm_seconds == pytest.approx(162.75)
 
 
 def test_an_interrupted_confirm_leaves_the_runs_that_have_not_ended() -> None:
@@ -144,7 +145,7 @@ def test_an_interrupted_confirm_leaves_the_runs_that_have_not_ended() -> None:
     left = rest(SPACE, "none", [*searched, *confirmed], True, searched[:1])
     assert (left.epochs, left.trials, left.runs) == (0, 0, ("longer", None, "longer", "other"))
     found = estimate(PLAN, SPACE, "none", None, left)
-    assert (found.search_seconds, found.confirm_seconds) == (0, 9 + 52 + 56)  # beside 56 and 48
+    assert (found.search_seconds, found.confirm_seconds) == (0, 9 + 51.25 + 55.25)  # beside 55.25 and 47.25
     assert found.disk_bytes == 4 * 12_778 * (4 * 4 + 4) + 4 * 10_000 * 48 + LOGS_BYTES
 
 
@@ -201,7 +202,7 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int = 0, free: int = 1 << 40) -> None:
         self.speed_on: Callable[[int], float] = lambda cores: 100.0
-        self.memory, self.processes = 1 << 30, list[int]()
+        self.memory, self.resident, self.processes = 1 << 30, 1 << 20, list[int]()
         self.measured, self.batches = list[str](), set[int]()
         for name, value in {
             "available_cores": lambda: cores,
@@ -210,6 +211,7 @@ class Machine:
             "_processes": self._processes,
             "faster_precision": lambda on_gpu: "bf16",
             "peak_memory": lambda model, batch, precision, cores: (self.batches.add(batch), (self.memory, free))[1],
+            "resident_memory": lambda: self.resident,
             "probe": self._probe,
         }.items():
             monkeypatch.setattr(plan, name, value)
@@ -253,6 +255,10 @@ def test_memory_bounds_how_many_trials_run_at_a_time(monkeypatch: pytest.MonkeyP
     assert (found.cores, found.slots) == (4, 2), "two trials fit: they may as well have four cores each"
     assert machine.processes == [5], "and no more processes measure than there is memory for"
     assert make_plan(SPACE, "asha", cores=1).resources.slots == 2
+    machine = Machine(monkeypatch, cores=6, free=RAY_BYTES + 2 * ((1 << 30) + WORKER_BYTES))
+    machine.speed_on = lambda cores: 100 * cores
+    found = make_plan(SPACE, "asha")
+    assert (found.cores, found.slots) == (3, 2), "no core is left idle"
     Machine(monkeypatch, cores=8, free=1 << 30)
     assert make_plan(SPACE, "asha", cores=1).slots == 1
 
@@ -297,7 +303,7 @@ def test_memory_is_measured_at_the_largest_batch(monkeypatch: pytest.MonkeyPatch
         (2, 10 << 30, 0.2, 10),
     ],
 )
-def test_the_share_of_a_gpu_follows_from_memory(
+def test_a_gpu_is_shared_by_as_many_as_fit_into_its_memory(
     gpus: int, memory: int, share: float, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(monkeypatch, cores=16, gpus=gpus, free=80 << 30)
@@ -306,6 +312,22 @@ def test_the_share_of_a_gpu_follows_from_memory(
     assert (found.gpus, found.slots, found.cores) == (share, slots, 16 // slots)
     assert (found.device, found.memory_bytes) == ("a GPU", memory)
     assert machine.processes == [1, slots // gpus], "speed is measured while all that share a GPU are busy"
+
+
+def test_a_gpu_is_shared_by_no_more_than_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, cores=16, gpus=1)
+    machine.speed_on = lambda cores: 100 * min(1, cores / 8)  # two keep it busy, with 8 of 16 cores each
+    found = make_plan(SPACE, "asha")
+    assert (found.gpus, found.slots, found.cores) == (0.5, 2, 8)
+    found = make_plan(SPACE, "asha", gpus=0.25)
+    assert (found.gpus, found.slots, found.cores) == (0.25, 4, 4), "what was given is kept"
+
+
+def test_memory_of_the_machine_bounds_how_many_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch, cores=16, gpus=2, free=20 << 30)
+    machine.memory, machine.resident = 1 << 20, 4 << 30
+    assert make_plan(SPACE, "asha").slots == 4, "of 18 GiB beside Ray's"
+    assert make_plan(SPACE, "asha", gpus=0.1).slots == 4
 
 
 def test_no_more_than_eight_networks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
