@@ -59,10 +59,10 @@ def main() -> None:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    of = table.pivot(index="turn", columns="settings", values="core_seconds")
-    of["times"] = of["without"] / of["with"]
-    rows = [{"turn": f"{turn + 1}", **of.loc[turn].map("{:.3g}".format)} for turn in of.index]
-    return pd.DataFrame([*rows, {"turn": "median", **of.median().map("{:.3g}".format)}])[["turn", *WAYS, "times"]]
+    of = table.pivot(index="turn", columns="settings", values="core_seconds").add_prefix("core s ")
+    of["times"] = of["core s without"] / of["core s with"]
+    rows = [*zip(map(str, of.index + 1), of.itertuples(index=False), strict=True), ("median", of.median())]
+    return pd.DataFrame([{"turn": name, **dict(zip(of, map("{:.3g}".format, row), strict=True))} for name, row in rows])
 
 
 if __name__ == "__main__":
