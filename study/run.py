@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--time-budget", type=_seconds, metavar="10m", help=of_time)
     parser.add_argument("--scheduler", choices=("asha", "one-epoch", "none"), help="default: asha")
     parser.add_argument("--cpus-per-trial", type=_positive, metavar="N", help="default: what is measured to be fastest")
-    parser.add_argument("--gpus-per-trial", type=_share, metavar="X", help="default: what the measured memory allows")
+    parser.add_argument("--gpus-per-trial", type=_share, metavar="X", help="default: what is measured to be fastest")
     parser.add_argument("--seed", type=_whole, help="of the search, and the base of confirm's (default: 0)")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="a folder that holds Fashion-MNIST's IDX files")
     of_address = "of a Ray cluster to run on, whose nodes share the results folder (default: this machine alone)"
