@@ -266,9 +266,9 @@ def main() -> None:
     seconds = space.split.train / rate["train"] + space.split.validation / rate["validation"]
     bank = [_course(t) for _, t in found[found.search == "random"].groupby("trial_id")]
     of = pd.DataFrame([beside(table) for name, table in events.items() if name != "random"])
-    write("searches", of, of, NOTE)
-    commits = ", ".join(sorted({table.attrs["commit"] for table in events.values()}))
-    write("searching", found, summary(found, reach, seconds), *NOTES, foretold(bank), f"Searched at commit {commits}.")
+    searched_at = f"Searched at commit {', '.join(sorted({table.attrs['commit'] for table in events.values()}))}."
+    write("searches", of, of, NOTE, searched_at)
+    write("searching", found, summary(found, reach, seconds), *NOTES, foretold(bank), searched_at)
 
 
 if __name__ == "__main__":
