@@ -168,7 +168,7 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
     if status == "finished" and candidates < budget["candidates"]:
         more = shlex.join(["--extend", folder.name, "--trials", "N", *where])
         said.append(
-            f"{candidates} of {budget['candidates']} candidates: no more searched configurations ran to the end. To "
+            f"{candidates} of {budget['candidates']} candidates: too few searched configurations ran to the end. To "
             f"search more: python -m study.run {more}"
         )
     if status in ("interrupted", "running"):

@@ -240,7 +240,7 @@ def _recovered(folder: Path, earlier: dict[str, Any]) -> str:
         if record.status not in ENDED and record.attempts:
             at = records.trial_folder(folder, record)
             epochs, kept = len(records.read_epochs(at)), (at / "checkpoint.pt").exists()
-            how = f"was cut off after epoch {epochs}, has a checkpoint to go on from" if kept else "begins again"
+            how = f"was cut off in epoch {epochs + 1}, goes on from its checkpoint" if kept else "begins again"
             lines.append(f"  {record.label}: {how}")
     return "\n".join(lines)
 
@@ -340,7 +340,7 @@ def _run(
         planned = confirm.plan(folder, chosen, found, settings.seed)
         if len(found) < chosen.budget.candidates:
             lacks = (
-                f"{len(found)} of {chosen.budget.candidates} candidates: no more searched configurations ran to the end"
+                f"{len(found)} of {chosen.budget.candidates} candidates: too few searched configurations ran to the end"
             )
             more = _command(options, "--extend", folder.name, "--trials", "N")
             _say(console, f"{lacks}. To search more, once this has ended: {more}")

@@ -54,7 +54,7 @@ def _took(trials: pd.DataFrame, recorded: dict[str, Any], planned: float | None)
         "time of the trials, added up": duration(trials.seconds.sum()),
         "wall time": duration(recorded.get("wall_seconds")),
         "wall time that was planned": duration(planned),
-        "core time": duration(recorded.get("cpu_seconds")),
+        "processor time": duration(recorded.get("cpu_seconds")),
         "cores kept busy": UNRECORDED if busy is None else f"{percent(busy, 0)} %",
         "training images passed": UNRECORDED if passed is None else f"{passed:,}",
         "training images a second, median trial": f"{speed:,.0f}" if pd.notna(speed) else MISSING,

@@ -192,7 +192,7 @@ def _kinds(kinds: pd.DataFrame, standings: Sequence[Standing]) -> Section:
 def _rate(row: pd.Series) -> str:
     if pd.isna(row.rate):
         return MISSING
-    return f"{row['count']:,} of {row['of']:,}: {spread(100 * row.rate, 100 * row.low, 100 * row.high, 1)}"
+    return f"{row['count']:,} of {row['of']:,}:\n{spread(100 * row.rate, 100 * row.low, 100 * row.high, 1)}"
 
 
 def _lift(row: pd.Series) -> str:

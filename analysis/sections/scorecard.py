@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.blocks import Section, Table
 from analysis.effects import MOST_SEEDS, signed
 from analysis.evidence import Evidence
-from analysis.verdicts import NOT_TESTED
+from analysis.verdicts import LEVEL, NOT_TESTED
 from analysis.words import MISSING, p_value
 
 NOTHING = pd.DataFrame(columns=["study", "verdict"])
@@ -91,7 +91,8 @@ def _why(row: Any) -> str:
 
 def _corrected(row: Any) -> str:
     against_zero = pd.notna(row.p) and row.verdict != "no material effect"
-    return f" After Holm's correction {p_value(row.p_holm)}." if against_zero else ""
+    without = f", without it {p_value(row.p)}" if against_zero and row.p <= LEVEL < row.p_holm else ""
+    return f" After Holm's correction {p_value(row.p_holm)}{without}." if against_zero else ""
 
 
 def _within(row: Any) -> bool:

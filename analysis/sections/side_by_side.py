@@ -20,7 +20,7 @@ from analysis.pairs import SHOWN, Pair
 from analysis.rerun import Images
 from analysis.sections.failing import TITLES
 from analysis.sections.looking import LEGEND, limit, panel, verdict
-from analysis.statistics import estimate, lost_of
+from analysis.statistics import best_two, estimate, lost_of
 from analysis.thumbnails import ACROSS, photo, sheet
 from analysis.words import interval, percent, points, start
 from study.data import CLASS_NAMES, SIDE
@@ -52,6 +52,7 @@ class SideBySide:
     """The widget: matrices and pairs in the order of the standings, and the gallery of all errors."""
 
     matrices: Sequence[Matrix]
+    opens: dict[str, int]  # places of those that stand left and right at first
     pairs: Sequence[tuple[int, int, Section]]  # places of the two in `matrices`
     gallery: str  # JSON without <, to be written into a script block as it is
     sheet: str  # data URI of all images of the gallery
@@ -78,8 +79,10 @@ def side_by_side(evidence: Evidence) -> SideBySide | None:
         (place[pair.a.name], place[pair.b.name], _pair(evidence, images, pair, p, by_trial, scales))
         for pair, p in zip(evidence.pairs, corrected, strict=True)
     ]
+    first = [place[s.name] for s in best_two(evidence.standings)]
+    opens = {"left": first[0], "right": first[-1]}
     gallery, pictures = _gallery(evidence, images, place)
-    return SideBySide(matrices, two, gallery, f"data:image/png;base64,{base64.b64encode(pictures).decode()}")
+    return SideBySide(matrices, opens, two, gallery, f"data:image/png;base64,{base64.b64encode(pictures).decode()}")
 
 
 def _gallery(evidence: Evidence, images: Images, place: dict[str, int]) -> tuple[str, bytes]:

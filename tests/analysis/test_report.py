@@ -93,7 +93,7 @@ def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(tmp_pa
     about = read_json(folder / "study.json")
     write_json(folder / "study.json", about | {"budget": about["budget"] | {"candidates": 9}})
     said = (
-        " of 9 candidates: no more searched configurations ran to the end. To search more: python -m study.run --extend"
+        " of 9 candidates: too few searched configurations ran to the end. To search more: python -m study.run --extend"
     )
     assert said in pages(folder)[1].replace("\\", "")
 
@@ -221,7 +221,8 @@ def test_what_stopping_saved(made: Path) -> None:
 
 def test_the_page_is_one_file_and_the_same_when_made_again(made: Path) -> None:
     html, text = (made / "report.html").read_text(), (made / "report.md").read_text()
-    assert not re.search(r'(src|href)="(?!data:|study\.json"|tables/\w+\.parquet")', html)
+    assert not re.search(r'(src|href)="(?!data:|#part-|study\.json"|tables/\w+\.parquet")', html)
+    assert re.findall(r'href="#(part-\d+)">(.+)</a>', html) == re.findall(r'<section id="(.+)">\n<h2>(.+)</h2>', html)
     assert "@import" not in html
     assert not re.search(r"url\((?!data:)", html)
     assert pages(made) == (html, text)

@@ -28,6 +28,10 @@ from study.trainer import Precision
 TURNS, TRIALS = 5, 8
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 WAYS = {"with": True, "without": False}
+NOTE = (
+    "With and without the settings of the allocator in `study`, at once: core seconds of training and validation of "
+    "the same trials, one after another in a worker of Ray's."
+)
 
 
 def trained(keeps: bool, precision: Precision) -> float:
@@ -55,7 +59,7 @@ def main() -> None:
             found = pool.map(trained, WAYS.values(), [precision] * len(WAYS))
             rows += [(turn, way, seconds) for way, seconds in zip(WAYS, found, strict=True)]
     table = pd.DataFrame(rows, columns=["turn", "settings", "core_seconds"])
-    write("allocator", table, summary(table))
+    write("allocator", table, summary(table), NOTE)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -163,7 +163,7 @@ def stored(name: str) -> pd.DataFrame:
 SUMMARIES = {
     "training": (training.summary, training.NOTES),
     "accuracy": (accuracy.summary, ()),
-    "allocator": (allocator.summary, ()),
+    "allocator": (allocator.summary, [allocator.NOTE]),
     "overhead": (lambda found: pd.DataFrame([overhead.summary(found)]), [overhead.NOTE]),
 }
 

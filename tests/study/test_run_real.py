@@ -58,7 +58,7 @@ def test_a_run_is_reached_from_this_machine_only_and_leaves_nothing_when_it_is_k
     assert {record.trial_id for record, _ in before.values()} <= {record.trial_id for record, _ in after.values()}
     said = study.log.read_text()
     assert "Recovered: " in said
-    assert "was cut off after epoch" in said or "begins again" in said
+    assert "was cut off in epoch" in said or "begins again" in said
     everything = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
     assert all(record.status in records.ENDED for record in everything)
 
