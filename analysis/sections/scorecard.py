@@ -90,9 +90,10 @@ def _why(row: Any) -> str:
 
 
 def _corrected(row: Any) -> str:
-    against_zero = pd.notna(row.p) and row.verdict != "no material effect"
-    without = f", without it {p_value(row.p)}" if against_zero and row.p <= LEVEL < row.p_holm else ""
-    return f" After Holm's correction {p_value(row.p_holm)}{without}." if against_zero else ""
+    if pd.isna(row.p) or row.verdict == "no material effect":
+        return ""
+    without = f", without it {p_value(row.p)}" if row.p <= LEVEL < row.p_holm else ""
+    return f" After Holm's correction {p_value(row.p_holm)}{without}."
 
 
 def _within(row: Any) -> bool:

@@ -53,6 +53,12 @@ def test_a_better_candidate(tmp_path: Path) -> None:
     assert re.search(r"\| candidate-1 − baseline +\| better +\| +\+3.93 \|", text)
 
 
+def test_the_page_opens_on_the_pair_of_its_headline(tmp_path: Path) -> None:
+    rename(make(tmp_path / "made", images=50), "baseline", "candidate-2")
+    html, _ = pages(tmp_path / "made")
+    assert re.findall(r" selected>(.+?)</option>", html) == ["candidate-1", "arm augmented"]
+
+
 def test_a_worse_candidate_is_called_worse(tmp_path: Path) -> None:
     _, text = pages(make(tmp_path / "made", seeds=6, gain=-0.03, images=1000))
     assert title(text) == "Candidate-1 is worse than the arm baseline, by 3.07 points of test accuracy"
