@@ -5,6 +5,7 @@ Expensive parts are kept in the study's `cache/` and made again when what they a
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,15 @@ from analysis.rerun import STRESSED, Images, Rerun, Said
 from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
 from analysis.statistics import Comparison, Standing, confirmed
-from study import data, space_file
+from study import data
 from study.config import TrialConfig
 from study.data import Splits
 from study.files import RecordError, read_json, refuse_links
+from study.opening import recorded_space
 from study.space_file import SpaceError
 
 SEED = 0  # of every sample that is drawn here
+logger = logging.getLogger(__name__)
 
 # Code that a verdict rests on.
 JUDGES = (attention, claims, corruptions, effects, failures, measures, runs, statistics, stress, verdicts)
@@ -106,6 +109,8 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
         two = pairs(predictions, found["failures"], standings[:top])
         with Networks(folder) as networks:
             again = Rerun(folder, trials, predictions, networks, step)
+            if slowdown := again.slowdown():
+                logger.warning("trained in bf16, which this processor has not: %.1f times slower than fp32", slowdown)
             found["attention"], found["attention_checks"] = again.attention(images), again.checks(images)
             found["stress"] = again.stress(images, stressed or STRESSED[trials.fidelity.iloc[0]])
             found["calibration"] = again.calibration(images, splits)
@@ -192,8 +197,8 @@ def _importance(
 ) -> tuple[Compared | None, pd.DataFrame]:  # fmt: skip
     nothing = pd.DataFrame(columns=SCHEMAS["importance"].names)
     try:
-        of_study = space_file.load(folder / "space.yaml").at(about.get("fidelity") or "full")
-    except SpaceError as error:
+        of_study = recorded_space(folder, about)
+    except (SpaceError, KeyError, TypeError, ValueError) as error:
         missing.append(f"What mattered in the search: {str(error).splitlines()[0]}")
         return None, nothing
     compared = importance.at_equal_fidelity(trials, epochs, configs, of_study)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,8 @@ from analysis.sections.cost import ENDED_BADLY
 from analysis.sections.side_by_side import SideBySide
 from analysis.statistics import Standing, best_trials, best_two, is_candidate, lost_seeds, paired
 from analysis.words import label, number, percent, points, start, sure
-from study import space_file
+from study.opening import recorded_space
 from study.records import ENDED
-from study.space import Budget
 from study.space_file import SpaceError
 
 WORTH = {"status", "fidelity", "created", "command", "git", "versions", "hardware", "split", "stages"}
@@ -64,7 +63,7 @@ class Page:
 def page(evidence: Evidence) -> Page:
     """The page of a study."""
     about, trials, epochs, standings = evidence.about, evidence.trials, evidence.epochs, evidence.standings
-    title, facts, lede = headline(trials, standings, evidence.runs)
+    title, facts, lede = headline(trials, standings, evidence.runs, about.get("fidelity") == "preview")
     fails = failing.fails_most(evidence)
     return Page(
         name=str(about.get("name", evidence.folder.name)),
@@ -94,8 +93,13 @@ def page(evidence: Evidence) -> Page:
     )
 
 
-def headline(trials: pd.DataFrame, standings: Sequence[Standing], runs: Runs) -> tuple[str, list[Fact], list[str]]:
-    """What won, by how much, how sure: a title, its numbers, and the sentences under them."""
+def headline(
+    trials: pd.DataFrame, standings: Sequence[Standing], runs: Runs, preview: bool = False
+) -> tuple[str, list[Fact], list[str]]:
+    """Return what won, by how much, how sure: a title, its numbers, and the sentences under them.
+
+    Of a preview the title says who is ahead, and the sentences that it proves nothing.
+    """
     lost = [
         f"{name}: {said}, so nothing is said of it."
         for name, said in lost_seeds(trials).items()
@@ -116,6 +120,9 @@ def headline(trials: pd.DataFrame, standings: Sequence[Standing], runs: Runs) ->
     ours, theirs = (f"{'' if s.is_candidate else 'the '}{s.title}" for s in best)
     if pair.lost:
         title = f"Not judged: {pair.lost}"
+    elif preview:
+        ahead, behind = (ours, theirs) if found.mean >= 0 else (theirs, ours)
+        title = f"{start(ahead)} is ahead of {behind} by {abs(found.mean):.2f} points of test accuracy, in a preview"
     elif pair.shown:
         by = f"{abs(found.mean):.2f} points of test accuracy"
         title = f"{start(best[0].title)} is {pair.verdict} than {theirs}, by {by}"
@@ -125,6 +132,8 @@ def headline(trials: pd.DataFrame, standings: Sequence[Standing], runs: Runs) ->
         title = f"No difference shown between {ours} and {theirs}"
     who = "The two best" if best[0].is_candidate == best[1].is_candidate else "The best candidate and the best arm"
     how = f"{who}, each chosen by validation accuracy: no test image had a part in that."
+    if preview:
+        return title, facts, [how, "A preview proves nothing: the full study may end the other way round.", *lost]
     matters = f"{number(ACCURACY)} points would matter."
     if pair.shown and found.low is not None and found.high is not None:
         beyond = min(abs(found.low), abs(found.high)) > ACCURACY
@@ -182,9 +191,8 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
 def _preview(about: dict[str, Any], folder: Path) -> str:
     """What the preview has less of, by its space and its budget."""
     try:
-        space = space_file.load(folder / "space.yaml").at("preview")
-        less = replace(space, budget=Budget(**about["budget"])).reductions()
-    except (SpaceError, KeyError, TypeError):
+        less = recorded_space(folder, about).reductions()
+    except (SpaceError, KeyError, TypeError, ValueError):
         less = []
     return f"PREVIEW: {', '.join(less) or 'less than the full study'}. Not evidence about the full thing."
 

@@ -6,6 +6,7 @@ other trials have theirs, only what the same code found on the same images is ke
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ import torch
 from torch import nn
 
 from analysis import attention, calibration, corruptions, descriptors, statistics, stress, tables
-from analysis.forward import Networks, source
+from analysis.forward import Networks, load_network, source
 from analysis.schemas import KEY, SCHEMAS
 from study.config import TrialConfig
 from study.data import Bytes, Splits
 from study.files import RecordError
+from study.provenance import has_bf16
 from study.trainer import Precision
 
 SEED = 0  # of every sample that is drawn here
@@ -82,6 +84,23 @@ class Rerun:
             f"Maps of {gone} of {len(self.of)} confirmed trials cannot be drawn: their weights, confirm/*/best.pt, are "
             "not in this folder." + (f" What an earlier report measured with those of {kept} is kept." if kept else "")
         ]
+
+    def slowdown(self) -> float | None:
+        """Return how many times slower bf16 is than fp32 where networks need it and the processor has none."""
+        needed = [trial for trial in self.there if self.precision[trial] == "bf16"]
+        if not needed or has_bf16():
+            return None
+        network, _ = load_network(self.folder / "confirm" / needed[0] / "best.pt")
+        images = torch.zeros(8, 1, 28, 28)
+
+        def seconds(enabled: bool) -> float:
+            started = time.perf_counter()
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                network(images)
+            return time.perf_counter() - started
+
+        bf16, fp32 = (min(seconds(enabled) for _ in range(3)) for enabled in (True, False))
+        return bf16 / fp32
 
     def attention(self, images: Images) -> pd.DataFrame:
         """The table `attention`: maps of a sample of errors and of matched correct images."""

@@ -156,9 +156,14 @@ def _stratified(labels: Bytes, count: int, seed: int) -> npt.NDArray[np.int64]:
     return np.asarray(chosen)
 
 
-def _cache() -> Path:
+def user_cache() -> Path:
+    """Return the folder of this user's caches."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fashion-mnist"
+    return Path(base) if base else Path.home() / ".cache"
+
+
+def _cache() -> Path:
+    return user_cache() / "fashion-mnist"
 
 
 def _holds(folder: Path) -> bool:

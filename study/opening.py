@@ -23,11 +23,13 @@ from typing import Any, Literal, TextIO
 import psutil
 
 from study import files, provenance, records, space_file
-from study.space import Budget, Fidelity, Space
+from study.space import Budget, Fidelity, Preview, Scale, Space
 
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
 ANY_RUN = ("results", "data_dir", "address", "dry_run")  # options that no study keeps to
+SCALE = "scale.json"  # beside space.yaml: what a preview was fitted to
 REACH_S = 10.0
+DEFAULT_FIT_S = 600.0  # of a study on a machine without a GPU
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MARKS = "1 to 100 letters, digits, '.', '_' or '-', of which a letter or digit comes first"
 
@@ -43,14 +45,15 @@ class Settings:
     fidelity: Fidelity
     rule: Literal["asha", "one-epoch", "none"]
     seed: int
-    budget: Budget
+    scale: Scale
+    fit_s: float | None  # from the command to the page, to which a preview was fitted
     time_budget_s: float | None  # of the search, over all runs of the study
     cores: int | None
     gpus: float | None
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Settings:
-        return Settings(**{**values, "budget": Budget(**values["budget"])})
+        return Settings(**{**values, "scale": Scale.from_json(values["scale"])})
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Study:
     space: Space  # at the study's fidelity, with its budget
     settings: Settings
     earlier: dict[str, Any] | None  # study.json; None for a new study
+    unfitted: bool = False  # the space is that of the full study, of which a preview is still to be fitted to a time
 
 
 def open_study(arguments: argparse.Namespace) -> Study:
@@ -147,16 +151,47 @@ def _new(arguments: argparse.Namespace) -> Study:
     """A study of --space."""
     results: Path = arguments.results
     full = space_file.load(space_file.find(arguments.space))
-    settings = _settings(arguments, full)
+    settings, full = _settings(arguments, full)
     if arguments.name is None and not NAME.fullmatch(f"{full.name}-1000"):
         got = f"got none, and no name can be made of {full.name!r}"
         raise UsageError(f"--name: {got}, must be given where the file's own name has other than {MARKS}")
     name = arguments.name or _free_name(results, full.name)
     if arguments.name and (results / name / "study.json").exists():
         raise UsageError(f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename")
-    study = Study(results / name, _apply(full, settings), settings, None)
+    unfitted = settings.fit_s is not None
+    if unfitted and (results / name / SCALE).is_file():  # of a study that has lost its study.json
+        settings = replace(settings, scale=_kept_scale(results / name / SCALE))
+        unfitted = False
+    study = Study(
+        results / name,
+        full if unfitted else _at_scale(full, settings.fidelity, settings.scale),
+        settings,
+        None,
+        unfitted,
+    )
     if study.folder.exists():
         files.refuse_links(study.folder)
+        if not unfitted:
+            _check_kept(study)
+    return study
+
+
+def _kept_scale(path: Path) -> Scale:
+    """Return the scale that a preview was fitted to. Raises RecordError."""
+    try:
+        scale = Scale.from_json(files.read_json(path))
+        if wrong := files.misfit(scale, Scale):
+            raise ValueError(wrong)
+    except (KeyError, TypeError, ValueError) as error:
+        raise files.broken(path, str(error), "the scale that this program wrote") from error
+    return scale
+
+
+def fitted(study: Study, space: Space) -> Study:
+    """Return the study with the space that was fitted. Raises UsageError as for a study with another space."""
+    settings = replace(study.settings, fidelity=space.fidelity, scale=space.scale)
+    study = replace(study, space=space, settings=settings, unfitted=False)
+    if study.folder.exists():
         _check_kept(study)
     return study
 
@@ -209,14 +244,14 @@ def _earlier(arguments: argparse.Namespace, name: str) -> Study:
     full = replace(space_file.load(folder / "space.yaml"), name=Path(space).stem)
     if arguments.extend:
         settings, earlier = _extended(arguments, folder, full, settings, earlier)
-    return Study(folder, _apply(full, settings), settings, earlier)
+    return Study(folder, _at_scale(full, settings.fidelity, settings.scale), settings, earlier)
 
 
 def _extended(
     arguments: argparse.Namespace, folder: Path, full: Space, settings: Settings, earlier: dict[str, Any]
 ) -> tuple[Settings, dict[str, Any]]:
     """Settings and study.json with what --extend adds. The search is taken up again only where trials are added."""
-    budget, trials, seeds = settings.budget, arguments.trials, arguments.seeds
+    scale, budget, trials, seeds = settings.scale, settings.scale.budget, arguments.trials, arguments.seeds
     if trials is None and seeds is None:
         raise UsageError("--extend: got neither --trials nor --seeds, must say how much more to run")
     if trials is None and arguments.time_budget is not None:
@@ -226,48 +261,72 @@ def _extended(
             f"--seeds: got {seeds}, must be above {budget.seeds}, those that there are: it is the new total"
         )
     if trials is None:
-        return replace(settings, budget=replace(budget, seeds=seeds)), earlier
+        return replace(settings, scale=replace(scale, budget=replace(budget, seeds=seeds))), earlier
     trials = max(len(records.read_trials(folder, "search")) + trials, len(full.arms))
-    budget = _budget(full, settings.fidelity, trials, seeds or budget.seeds)
+    most = full if settings.fidelity == "full" else full.preview.most if settings.fit_s is None else full.preview.least
+    budget = _budget(most.budget, len(full.arms), trials, seeds or budget.seeds)
     spent = earlier["stages"].get("search", {}).get("wall_seconds", 0.0)
     time_budget_s = None if arguments.time_budget is None else spent + arguments.time_budget
-    return replace(settings, budget=budget, time_budget_s=time_budget_s), earlier | {"search_over": False}
+    settings = replace(settings, scale=replace(scale, budget=budget), time_budget_s=time_budget_s)
+    return settings, earlier | {"search_over": False}
 
 
-def _settings(arguments: argparse.Namespace, full: Space) -> Settings:
-    """What the command line gives, and for the rest the space's own numbers at the fidelity."""
-    fidelity: Fidelity = arguments.fidelity or ("full" if provenance.gpu_count() else "preview")
-    budget = full.at(fidelity).budget
-    trials = arguments.trials or budget.trials
-    if trials < len(full.arms):
-        raise UsageError(f"--trials: got {trials}, must be at least {len(full.arms)}, for the arms are tried first")
+def _settings(arguments: argparse.Namespace, full: Space) -> tuple[Settings, Space]:
+    """Return what the command line gives, the rest as the space has it; and the space with these bounds of previews."""
+    fidelity: Fidelity | float = arguments.fidelity or ("full" if provenance.gpu_count() else DEFAULT_FIT_S)
+    trials, seeds, arms = arguments.trials, arguments.seeds, len(full.arms)
+    if (trials or arms) < arms:
+        raise UsageError(f"--trials: got {trials}, must be at least {arms}, for the arms are tried first")
     cores, most = arguments.cpus_per_trial, provenance.cores()
     if (cores or 1) > most:
         raise UsageError(f"--cpus-per-trial: got {cores}, must be at most {most}, all that there are")
     if arguments.gpus_per_trial and not provenance.gpu_count():
         raise UsageError(f"--gpus-per-trial: got {arguments.gpus_per_trial:g}, must be left out: there is no GPU")
-    return Settings(
-        fidelity=fidelity,
+
+    def given(scale: Scale) -> Scale:
+        budget = scale.budget
+        return replace(scale, budget=_budget(budget, arms, trials or budget.trials, seeds or budget.seeds))
+
+    full = replace(full, budget=given(full.scale).budget)
+    full = replace(full, preview=Preview(given(full.preview.least), given(full.preview.most)))
+    settings = Settings(
+        fidelity="full" if fidelity == "full" else "preview",
         rule=arguments.scheduler or "asha",
         seed=arguments.seed or 0,
-        budget=_budget(full, fidelity, trials, arguments.seeds or budget.seeds),
+        scale=full.preview.least if isinstance(fidelity, float) else full.at(fidelity).scale,
+        fit_s=fidelity if isinstance(fidelity, float) else None,
         time_budget_s=arguments.time_budget,
         cores=cores,
         gpus=arguments.gpus_per_trial,
     )
+    return settings, full
 
 
-def _budget(full: Space, fidelity: Fidelity, trials: int, seeds: int) -> Budget:
-    """With the space's candidates, but no more than trials that are no arms. Raises UsageError."""
-    budget = Budget(trials, min(full.at(fidelity).budget.candidates, trials - len(full.arms)), seeds)
+def _budget(budget: Budget, arms: int, trials: int, seeds: int) -> Budget:
+    """Return the budget with other numbers, its candidates no more than trials that are no arms. Raises UsageError."""
+    budget = Budget(trials, min(budget.candidates, trials - arms), seeds)
     for field in fields(budget):
         if (got := getattr(budget, field.name)) not in field.metadata["range"]:
             raise UsageError(f"--{field.name}: got {got}, must be {field.metadata['range']}")
     return budget
 
 
-def _apply(full: Space, settings: Settings) -> Space:
-    return replace(full.at(settings.fidelity), budget=settings.budget)
+def recorded_space(folder: Path, about: dict[str, Any]) -> Space:
+    """Return the space of a study's folder at the scale that `about`, its study.json, notes; else at its fidelity.
+
+    Raises SpaceError, or KeyError, TypeError or ValueError where `about` is not what this program wrote.
+    """
+    full = space_file.load(folder / "space.yaml")
+    settings = about.get("settings") or {}
+    if "scale" not in settings:  # of a study before previews were fitted
+        space = full.at(about.get("fidelity") or "full")
+        return replace(space, budget=Budget(**about["budget"])) if "budget" in about else space
+    return _at_scale(full, about["fidelity"], Scale.from_json(settings["scale"]))
+
+
+def _at_scale(full: Space, fidelity: Fidelity, scale: Scale) -> Space:
+    """Return the space at a scale; that of a full study may have another budget than its file."""
+    return replace(full, budget=scale.budget) if fidelity == "full" else full.scaled(scale)
 
 
 def _free_name(results: Path, stem: str) -> str:

@@ -1,56 +1,32 @@
-"""What a study will cost: precision, cores or GPU share, time and disk, from a few measured training steps."""
+"""What a study will cost, from the command to its page: time and disk, from measured speeds."""
 
 from __future__ import annotations
 
 import heapq
 import math
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-import torch
-
 from study.config import within
 from study.confirm import SUPERSEDED
 from study.execution import Resources
-from study.opening import UsageError
-from study.probe import (
-    Speed,
-    architecture,
-    faster_precision,
-    flops,
-    parameters_of,
-    peak_memory,
-    probe,
-    ready,
-    resident_memory,
-)
-from study.provenance import cores as available_cores
-from study.provenance import free_memory, gpu_count
+from study.probe import Speed, architecture, parameters_of
 from study.records import ENDED, TrialRecord
 from study.search import Rule, expected_epochs
-from study.space import Choice, Space
+from study.space import Space
 from study.trainer import Precision
 
-# Measured on two cores: starting a worker and importing torch, once in a stage on each slot; building the network, the
-# last checkpoint and handing over, for each trial.
-WORKER_START_S, TRIAL_OVERHEAD_S = 9.0, 0.25
-STUDY_OVERHEAD_S = 15.0
-# More cores per trial, or more trials on a GPU, must gain this much, for measuring is noisy.
-MARGIN = 1.15
-# Room beside what a trial's tensors need on a GPU: the CUDA context and the allocator's fragments.
-CONTEXT_BYTES, FRAGMENTATION = 600 << 20, 1.3
-# Of the machine's: what Ray's own processes take, a process with torch, and what a worker has beside it.
-RAY_BYTES, TORCH_BYTES, WORKER_BYTES = 2 << 30, 512 << 20, 256 << 20
+# What takes time beside training, in units of what a fresh process takes to import torch here: Ray and the first
+# imports, once; a worker, once in a stage on each slot; the page's imports, descriptors and figures, once.
+STUDY_START, WORKER_START, PAGE_START = 5.0, 3.0, 12.0
+TRIAL_OVERHEAD_S = 0.25  # measured on two cores: building the network, the last checkpoint and handing over
 LOGS_BYTES = 64 << 20  # on disk: Ray's logs, which go with it, TensorBoard's files and Optuna's journal
-MEASURED = 8  # networks at most, so that measuring ends
+# Forward passes of the page for each confirmed network, beside those of the validation and test images: each corruption
+# of each severity, and checks of its maps. The latter are in fp32, and count as so many in the training's precision.
+PAGE_PASSES = {"full": 91 * 1000 + 12_000, "preview": 91 * 200 + 12_000}
 
 
 @dataclass(frozen=True)
@@ -63,14 +39,29 @@ class Plan:
     cores: int = within(1, 10**6)  # of one trial
     gpus: float = within(0, 1)  # of one trial
     slots: int = within(1, 10**6)  # trials at a time
-    search_seconds: float = within(0, math.inf)
-    confirm_seconds: float = within(0, math.inf)
-    disk_bytes: int = within(0, 2**53)
     memory_bytes: int = within(0, 2**53, default=0)  # of one trial at most: on the GPU, or without one of its process
+    slowdown: float = within(1, math.inf, default=1.0)  # of bf16 relative to fp32, on a processor that has no bf16
+    import_seconds: float = within(0, math.inf, default=3.0)  # of a fresh process that imports torch
+    measure_seconds: float = within(0, math.inf, default=0.0)
+    search_seconds: float = within(0, math.inf, default=0.0)
+    confirm_seconds: float = within(0, math.inf, default=0.0)
+    page_seconds: float = within(0, math.inf, default=0.0)
+    disk_bytes: int = within(0, 2**53, default=0)
+
+    def stages(self) -> dict[str, float]:
+        """Return the seconds of each stage from the command to the page."""
+        return {
+            "measuring": self.measure_seconds,
+            "starting": STUDY_START * self.import_seconds,
+            "search": self.search_seconds,
+            "confirm": self.confirm_seconds,
+            "page": self.page_seconds,
+        }
 
     @property
     def seconds(self) -> float:
-        return STUDY_OVERHEAD_S + self.search_seconds + self.confirm_seconds
+        """Seconds from the command to the page."""
+        return sum(self.stages().values())
 
     @property
     def resources(self) -> Resources:
@@ -124,143 +115,15 @@ def rest(
     return Rest(epochs, trials, tuple(runs))
 
 
-def make_plan(
-    space: Space,
-    rule: Rule,
-    cores: int | None = None,
-    gpus: float | None = None,
-    precision: Precision | None = None,
-) -> Plan:
-    """Measure, and choose what was not given: precision, `cores` and the share of a GPU for each trial.
-
-    Of as many trials at once as there are cores and memory for, those are taken that train the most images; each is
-    measured while the others run beside it. At most `MEASURED` networks are, the others' speeds lie between theirs by
-    their arithmetic.
-    """
-    models = {architecture(model): model for model in space.models()}
-    work = {name: flops(model) for name, model in models.items()}
-    measured = spread(work)
-    total, devices = available_cores(), gpu_count()
-    most = min(_largest_batch(space), space.split.train)
-
-    def needs(pool: ProcessPoolExecutor, precision: Precision) -> tuple[int, int]:
-        """Bytes of the largest trial, and bytes that were free, each network measured alone."""
-        found = []
-        for name in measured:
-            try:
-                found.append(pool.submit(peak_memory, models[name], most, precision, total).result())
-            except (
-                BrokenProcessPool,
-                MemoryError,
-                RuntimeError,
-            ) as error:  # killed by the kernel; torch raises the last
-                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                got = f"{name} with batches of {most} ({why})"
-                raise UsageError(f"model: got {got}, must be one whose training fits into memory") from error
-        return max(needed for needed, _ in found), min(free for _, free in found)
-
-    def speed(pool: ProcessPoolExecutor, name: str, each: int, at_once: int) -> Speed:
-        job = (models[name], _batch_size(space), precision, each)
-        return min(pool.map(probe, *zip(*[job] * at_once, strict=True)), key=lambda found: found.train)
-
-    def fastest(tried: dict[int, Speed], at_once: dict[int, int]) -> int:
-        """Of the choices the first, unless a later one trains so many more images."""
-        best, *later = tried
-        for choice in later:
-            if tried[choice].train * at_once[choice] > tried[best].train * at_once[best] * MARGIN:
-                best = choice
-        return best
-
-    if devices:
-        with _processes(1) as pool:
-            precision = precision or pool.submit(faster_precision, True).result()
-            memory, free = needs(pool, precision)
-            room = (free_memory() - RAY_BYTES) // (pool.submit(resident_memory).result() + WORKER_BYTES)
-        most_at_once = min(total // (cores or 1), room) // devices
-        fit = max(1, min(int(free / (memory * FRAGMENTATION + CONTEXT_BYTES)), most_at_once))
-        if gpus:
-            choices = [max(1, min(int(1 / gpus + 1e-9), most_at_once))]
-        else:
-            choices = sorted({fit, *(2**n for n in range(fit.bit_length()))})
-        cores_of = {count: cores or max(1, total // (devices * count)) for count in choices}
-        with _processes(choices[-1]) as pool:
-            tried = {count: speed(pool, measured[0], cores_of[count], count) for count in choices}
-            beside = fastest(tried, {count: count for count in choices})
-            cores, slots = cores_of[beside], max(1, min(devices * beside, total // cores_of[beside]))
-            speeds = {measured[0]: tried[beside]}
-            speeds |= {name: speed(pool, name, cores, beside) for name in measured[1:]}
-        gpus = gpus or math.floor(1e4 / beside) / 1e4  # so that the sum is at most 1 in what Ray counts
-    else:
-        gpus, room = 0.0, free_memory() - RAY_BYTES
-        workers = max(1, min(total, room // TORCH_BYTES))
-        with _processes(workers) as pool:
-            found = next(pool.map(faster_precision, [False] * workers))
-            precision = precision or found
-            memory = needs(pool, precision)[0] + WORKER_BYTES
-            slots_of = {each: max(1, min(total // each, workers, room // memory)) for each in range(1, total + 1)}
-            powers = (2**n for n in range(total.bit_length()))
-            choices = [cores] if cores else sorted({*powers, total // slots_of[1]})
-            tried = {each: speed(pool, measured[0], each, slots_of[each]) for each in choices}
-            cores = fastest(tried, slots_of)
-            slots = slots_of[cores]
-            speeds = {measured[0]: tried[cores]}
-            speeds |= {name: speed(pool, name, cores, slots) for name in measured[1:]}
-    device = torch.cuda.get_device_name() if devices else "cpu"
-    speeds = between(speeds, work)
-    return estimate(Plan(device, precision, speeds, cores, gpus, slots, 0.0, 0.0, 0, memory), space, rule)
-
-
-@contextmanager
-def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """So many fresh processes, of which none begins before all are there. Raises UsageError where one is killed."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, context, initializer=ready, initargs=(context.Barrier(count),)) as pool:
-        try:
-            yield pool
-        except BrokenProcessPool as error:
-            got = f"{count} processes of which one was killed while speeds were measured"
-            raise UsageError(f"memory: got {got}, must be enough; close other programs") from error
-
-
-def spread(work: dict[str, int]) -> list[str]:
-    """The networks to measure, of `MEASURED` at most: the costliest first, the others spread over the rest."""
-    ranked = sorted(work, key=lambda name: -work[name])
-    return [ranked[round(at)] for at in np.linspace(0, len(ranked) - 1, min(len(ranked), MEASURED))]
-
-
-def between(speeds: dict[str, Speed], work: dict[str, int]) -> dict[str, Speed]:
-    """Every network's speed: as measured, or with a time for an image between those of the next in arithmetic."""
-    known = sorted(speeds, key=lambda name: work[name])
-
-    def at(name: str, kind: str) -> float:
-        times = [1 / getattr(speeds[other], kind) for other in known]
-        return float(1 / np.interp(work[name], [work[other] for other in known], times))
-
-    return {name: speeds.get(name) or Speed(at(name, "train"), at(name, "evaluate")) for name in work}
-
-
-def measures(plan: Plan, space: Space) -> bool:
-    """Whether the plan knows the speed of every network of the space."""
-    return all(architecture(model) in plan.speeds for model in space.models())
-
-
-def _batch_size(space: Space) -> int:
-    """The middle one of those that the space chooses from."""
-    options = space.rest.options("batch_size")
-    if isinstance(options, Choice):
-        return sorted(int(option) for option in options.options if isinstance(option, int))[len(options.options) // 2]
-    return int(options.low + options.high) // 2
-
-
-def _largest_batch(space: Space) -> int:
-    return int(max(space.rest.greatest("batch_size"), *(arm.batch_size for arm in space.arms.values()), 0))
-
-
 def estimate(
     plan: Plan, space: Space, rule: Rule, time_budget_s: float | None = None, left: Rest | None = None
 ) -> Plan:
-    """The plan with the time and disk that the study, or what is `left` of it, will take at its speeds."""
+    """Return the plan with the time and disk that the study, or what is `left` of it, takes at its speeds.
+
+    The page is counted whole, however much is left.
+    """
     left = left or rest(space, rule)
+    begin = WORKER_START * plan.import_seconds
 
     def seconds(epochs: float, speeds: list[Speed], trials: int, evaluated: int) -> float:
         passes = [space.split.train / s.train + space.split.validation / s.evaluate for s in speeds]
@@ -271,9 +134,13 @@ def estimate(
         return seconds(epochs, speeds, 1, 1)
 
     everything = list(plan.speeds.values())
-    search = seconds(left.epochs, everything, left.trials, 0) / plan.slots + WORKER_START_S * (left.epochs > 0)
+    search = seconds(left.epochs, everything, left.trials, 0) / plan.slots + begin * (left.epochs > 0)
     runs: dict[str | None, float] = {None: run(space.epochs, everything)}
     runs |= {name: run(arm.epochs, [plan.speeds[architecture(arm.model)]]) for name, arm in space.arms.items()}
+    passes = PAGE_PASSES[space.fidelity] + space.split.validation + space.split.test
+    shown = [passes / plan.speeds[architecture(arm.model)].evaluate for arm in space.arms.values()]
+    shown += [passes * fmean(1 / speed.evaluate for speed in everything)] * space.budget.candidates
+    page = PAGE_START * plan.import_seconds + makespan(shown * space.budget.seeds, plan.slots * plan.cores)
     weights = 4 * max(parameters_of(model) for model in space.models())
     # A checkpoint holds weights, best weights and up to two optimizer moments, and the next is written beside it; the
     # one-epoch rule keeps everyone's.
@@ -284,7 +151,8 @@ def estimate(
     return replace(
         plan,
         search_seconds=search if time_budget_s is None else min(search, time_budget_s),
-        confirm_seconds=makespan([runs[name] for name in left.runs], plan.slots) + WORKER_START_S * bool(left.runs),
+        confirm_seconds=makespan([runs[name] for name in left.runs], plan.slots) + begin * bool(left.runs),
+        page_seconds=0.0 if plan.gpus else page,  # it is made on the processor, whose speed is not measured then
         disk_bytes=weights * (4 * checkpoints + len(left.runs)) + predictions + LOGS_BYTES * bool(ends),
     )
 

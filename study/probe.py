@@ -14,15 +14,19 @@ from multiprocessing.synchronize import Barrier
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from study.config import Adam, Augmentation, Model, ResNet, TrialConfig, within
 from study.data import Splits
 from study.models import build_model
 from study.models.resnet import BasicBlock
+from study.provenance import has_bf16
 from study.trainer import EVALUATION_BATCH, Precision, Trainer
 
-PROBE_SECONDS = 1.5
+PROBE_SECONDS = 1.0
+FEW = 8  # images of a first step on a processor, from which it is known how long larger ones take
+LONGEST_S = 1.0  # of a step that is measured
 GPU_STEPS, GPU_EVALUATED = 20, 10  # batches at a time on a GPU, where one is too short to measure
 RESIDENT_BYTES = 60_000 * (28 * 28 + 8)  # all training images and their labels
 
@@ -45,11 +49,14 @@ def ready(barrier: Barrier) -> None:
 
 
 def faster_precision(on_gpu: bool) -> Precision:
-    """What is faster on this device, in alternation: training a residual block of usual width in bf16, or in fp32.
+    """Return what is faster on this device: training a residual block of usual width in bf16 or in fp32, in turns.
 
-    One block for every study of a machine, the least of several times each: a choice that noise, or a study's own
+    Where oneDNN has no bf16 for this processor, that is known: it would take a reference loop, many times slower. One
+    block for every study of a machine, the least of several times each: a choice that noise, or a study's own
     networks, could turn would make two runs of one configuration differ.
     """
+    if not (on_gpu or has_bf16()):
+        return "fp32"
     device = torch.device("cuda" if on_gpu else "cpu")
     torch.set_num_threads(1)
     block = BasicBlock(64, 64, 1, True).to(device).to(memory_format=torch.channels_last)
@@ -85,6 +92,23 @@ def flops(model: Model) -> int:
     return int(counter.get_total_flops())
 
 
+def activations(model: Model) -> int:
+    """Return how many numbers the layers of a network give for one image: what training keeps for the gradients."""
+    counted = 0
+
+    def count(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        counted += output.numel()
+
+    with torch.device("meta"), torch.inference_mode():
+        network = build_model(model, 0).eval()
+        for layer in network.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(count)
+        network(torch.zeros(1, 1, 28, 28))
+    return counted
+
+
 def parameters_of(model: Model) -> int:
     """How many parameters a network has."""
     with torch.device("meta"):
@@ -92,15 +116,18 @@ def parameters_of(model: Model) -> int:
 
 
 def probe(model: Model, batch_size: int, precision: Precision, cores: int) -> Speed:
-    """Train and evaluate random images again and again for some `PROBE_SECONDS`."""
+    """Train and evaluate random images for some `PROBE_SECONDS`; return the speed.
+
+    Where a step of `batch_size` would take longer than `LONGEST_S`, smaller ones are measured.
+    """
     on_gpu = torch.cuda.is_available()
-    images = batch_size * (GPU_STEPS if on_gpu else 1)
-    evaluated = GPU_EVALUATED * EVALUATION_BATCH["cuda"] if on_gpu else batch_size
-    trainer = _trainer(model, batch_size, images, evaluated, precision, cores)
+    images = batch_size * GPU_STEPS if on_gpu else _affordable(model, batch_size, precision, cores)
+    evaluated = GPU_EVALUATED * EVALUATION_BATCH["cuda"] if on_gpu else min(2 * images, EVALUATION_BATCH["cpu"])
+    trainer = _trainer(model, min(batch_size, images), images, evaluated, precision, cores)
     trainer.run_epoch()  # the first step chooses kernels and fills caches
     train_s = evaluate_s = 0.0
     passes = 0
-    while train_s < PROBE_SECONDS:
+    while train_s + evaluate_s < PROBE_SECONDS:
         record = trainer.run_epoch()
         train_s += images / record.images_per_s
         evaluate_s += record.seconds - images / record.images_per_s
@@ -108,21 +135,31 @@ def probe(model: Model, batch_size: int, precision: Precision, cores: int) -> Sp
     return Speed(passes * images / train_s, passes * evaluated / evaluate_s)
 
 
-def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int) -> tuple[int, int]:
-    """Bytes of the GPU that training and evaluating take at most, and that were free.
+def _affordable(model: Model, batch_size: int, precision: Precision, cores: int) -> int:
+    """Return how many images, `batch_size` at most, a step trains in `LONGEST_S` on this processor."""
+    few = min(FEW, batch_size)
+    trainer = _trainer(model, few, few, few, precision, cores)
+    trainer.run_epoch()
+    return min(batch_size, max(2 * FEW, int(LONGEST_S * trainer.run_epoch().images_per_s)))
 
-    Without a GPU: bytes of memory that this process has taken at most, much of them for torch itself, and 0.
+
+def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int) -> tuple[int, int]:
+    """Return the bytes of the GPU that training and evaluating take at most, and those that were free.
+
+    Without a GPU: the bytes of memory that this process takes at most, much of them for torch itself, and 0. Where a
+    step of `batch_size` takes long, they follow from two smaller steps, as memory grows with the images.
     """
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.empty_cache()  # what was measured before in this process must not count
-        torch.cuda.reset_peak_memory_stats()
-    free = torch.cuda.mem_get_info()[0] if on_gpu else 0
-    evaluated = EVALUATION_BATCH["cuda" if on_gpu else "cpu"]
-    _trainer(model, batch_size, batch_size, evaluated, precision, cores).run_epoch()
-    if on_gpu:
-        return torch.cuda.max_memory_reserved() + RESIDENT_BYTES, free
-    return resident_memory(), free
+    if not torch.cuda.is_available():
+        images = _affordable(model, batch_size, precision, cores)
+        before = resident_memory()
+        _trainer(model, images, images, min(images, EVALUATION_BATCH["cpu"]), precision, cores).run_epoch()
+        slope = (resident_memory() - before) / max(images - FEW, 1)
+        return round(resident_memory() + slope * (batch_size - images)), 0
+    torch.cuda.empty_cache()  # what was measured before in this process must not count
+    torch.cuda.reset_peak_memory_stats()
+    free = torch.cuda.mem_get_info()[0]
+    _trainer(model, batch_size, batch_size, EVALUATION_BATCH["cuda"], precision, cores).run_epoch()
+    return torch.cuda.max_memory_reserved() + RESIDENT_BYTES, free
 
 
 def resident_memory() -> int:

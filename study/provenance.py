@@ -145,6 +145,13 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
+def has_bf16() -> bool:
+    """Return whether oneDNN has bf16 for this processor. The environment's ONEDNN_MAX_CPU_ISA=AVX2 switches it off."""
+    import torch
+
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def cores() -> int:
     """Processor cores that this process may use: by its affinity, and by its container's quota, rounded up."""
     quota, period, *_ = *(_words("cpu.max") or _words("cpu/cpu.cfs_quota_us") + _words("cpu/cpu.cfs_period_us")), "", ""
@@ -190,6 +197,7 @@ def hardware() -> dict[str, Any]:
     return {
         "cpu": names[0].split(":", 1)[1].strip() if names else platform.processor(),
         "cores": cores(),
+        "bf16": has_bf16(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }

@@ -2,6 +2,7 @@
 
 results/<name>/study.json                      what ran, on what, from which command
                space.yaml                      the space, byte for byte
+               scale.json                      what a preview was fitted to, if it was
                search/, confirm/               one folder a stage, in it one folder a trial:
                    <trial_id>/trial.json       TrialRecord
                               epochs.jsonl     one EpochRecord a line, in the order they were reported
@@ -42,7 +43,7 @@ from study.files import (
 
 # To be raised when what is written changes, or a configuration would train to other losses than before: a study goes on
 # only with the version that began it.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Stage = Literal["search", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "confirm")

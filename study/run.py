@@ -25,12 +25,13 @@ from rich.text import Text
 from study import data, files, provenance, records
 from study.files import RecordError
 from study.janitor import cleaned_up, ignore_stops, room, say_if_killed, undisturbed
-from study.opening import Study, UsageError, check_disk, locked, open_study
+from study.opening import SCALE, Study, UsageError, check_disk, fitted, locked, open_study
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
 
 if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered before
     from study.plan import Plan, Rest
+    from study.space import Space
 
 FAULT, DISK = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
 OF_LOSSES = ("torch", "numpy", "scikit-learn")  # libraries that they, or the split, depend on
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
             with cleaned_up():
-                _show_plan(console, study, *_plan(study)[1:], arguments.address)
+                study, _, plan, left = _plan(study)
+                _show_plan(console, study, plan, left, arguments.address)
             return 0
         with locked(study.folder) as lock, cleaned_up(lock):
             if study.earlier:
@@ -177,7 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=_positive, metavar="N", help=of_trials)
     of_seeds = "seeds to confirm over (default: the space's); with --extend, the new total"
     parser.add_argument("--seeds", type=_positive, metavar="N", help=of_seeds)
-    parser.add_argument("--fidelity", choices=("full", "preview"), help="default: full on a GPU, preview without one")
+    of_fidelity = "full, preview, or a time for all from here to the page (default: full on a GPU, 10m without one)"
+    parser.add_argument("--fidelity", type=_fidelity, metavar="full|preview|10m", help=of_fidelity)
     of_time = "end the search after this long; with --extend, what it adds"
     parser.add_argument("--time-budget", type=_seconds, metavar="10m", help=of_time)
     parser.add_argument("--scheduler", choices=("asha", "one-epoch", "none"), help="default: asha")
@@ -191,26 +194,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
-    """The plan of the whole study, that of what is left of it, and what that is. Raises UsageError for want of disk."""
-    from study.plan import Plan, estimate, make_plan, measures, rest
+def _plan(study: Study) -> tuple[Study, Plan, Plan, Rest]:
+    """Return the study, fitted if it is to be, the plan of all of it, that of what is left of it, and what that is.
+
+    Raises UsageError for want of memory or disk.
+    """
+    from study import speeds
+    from study.choose import make_plan, measures
+    from study.fit import fit
+    from study.plan import Plan, estimate, rest
     from study.search import candidates, search_over
 
-    space, settings, earlier = study.space, study.settings, study.earlier or {}
+    settings, earlier = study.settings, study.earlier or {}
     try:
         plan = Plan.from_json(earlier["plan"]) if earlier else None
         if plan and (wrong := files.misfit(plan, Plan)):
             raise ValueError(wrong)
     except (KeyError, TypeError, ValueError) as error:
         raise files.broken(study.folder / "study.json", f"plan {error}", "what this program wrote") from error
-    if plan is None or earlier["hardware"] != provenance.hardware() or not measures(plan, space):
+    if plan is None or earlier["hardware"] != provenance.hardware() or not measures(plan, study.space):
         # Trials of a study are computed alike wherever it goes on, also where its study.json was lost.
         kept = (
             r.precision for stage in records.STAGES for r in records.read_trials(study.folder, stage) if r.precision
         )
         precision = plan.precision if plan else next(kept, None)
-        print("Measuring how fast the networks train here takes some 20 seconds.", file=sys.stderr, flush=True)
-        plan = make_plan(space, settings.rule, settings.cores, settings.gpus, precision)
+        print("Measuring how fast networks train here:", file=sys.stderr, flush=True)
+        known = speeds.of_this_user()
+
+        def measure(space: Space) -> Plan:
+            return make_plan(space, settings.rule, settings.cores, settings.gpus, precision, _tell, known)
+
+        if study.unfitted and settings.fit_s:
+            space, plan = fit(study.space, settings.rule, settings.fit_s, measure)
+            study = fitted(study, space)
+        else:
+            plan = measure(study.space)
+    space, settings = study.space, study.settings
     recorded = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
     best = candidates(study.folder, space)
     over = earlier.get("search_over", False) or search_over(study.folder, space, settings.rule)
@@ -221,7 +240,7 @@ def _plan(study: Study) -> tuple[Plan, Plan, Rest]:
     whole = estimate(plan, space, settings.rule, budget)
     plan = estimate(plan, space, settings.rule, budget_left, left)
     check_disk(study.folder, plan.disk_bytes)
-    return whole, plan, left
+    return study, whole, plan, left
 
 
 def _recovered(folder: Path, earlier: dict[str, Any]) -> str:
@@ -246,7 +265,6 @@ def _recovered(folder: Path, earlier: dict[str, Any]) -> str:
 
 
 def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: str | None) -> None:
-    from study.plan import STUDY_OVERHEAD_S
     from study.progress import duration
 
     chosen, split = study.space, study.space.split
@@ -265,19 +283,23 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
         + (f", {plan.memory_bytes / 2**30:.1f} GiB" if plan.memory_bytes else "")
         + f" each, {plan.precision}",
         f"  speed    images/s of one trial: {speeds}",
-        f"  time     {duration(plan.seconds)}: search {duration(plan.search_seconds)},"
-        f" confirm {duration(plan.confirm_seconds)}, starting {duration(STUDY_OVERHEAD_S)}"
+        f"  time     {duration(plan.seconds)}: "
+        + ", ".join(f"{what} {duration(seconds)}" for what, seconds in plan.stages().items() if seconds)
         + (", on one machine like this; a cluster's share it" if address else ""),
         f"  disk     {plan.disk_bytes / 2**20:,.0f} MiB",
     ]
     lines += [f"  warning  {said}" for said in chosen.flat_steps()]
+    if plan.slowdown > 1:
+        lines.append(
+            f"  warning  begun in bf16, which this processor has not: {plan.slowdown:.1f} times slower than fp32"
+        )
+    if (fit_s := study.settings.fit_s) and plan.seconds > fit_s and not study.earlier:
+        lines.append(f"  warning  {duration(fit_s)} are too few here, even for the least preview of this space")
     if reductions := chosen.reductions():
         lines.append(
             f"  PREVIEW: {', '.join(reductions)}; it shows that all works, and is no evidence about the full thing."
             + ("" if study.earlier else " For that: --fidelity full")
         )
-    elif chosen.fidelity == "preview":
-        lines.append("  PREVIEW: nothing is less than in the full study, for the space does not say what should be")
     for line in lines:
         _say(console, line)
 
@@ -290,8 +312,8 @@ def _run(
     from study import cluster, confirm, execution, progress
     from study.search import Search, candidates
 
+    study, whole, plan, left_to_run = _plan(study)
     folder, chosen, settings = study.folder, study.space, study.settings
-    whole, plan, left_to_run = _plan(study)
     _show_plan(console, study, plan, left_to_run, options.address)
     if study.earlier:
         _say(console, _recovered(folder, study.earlier))
@@ -313,6 +335,8 @@ def _run(
             cluster.check_shared(folder / ".lock")
         if study.earlier is None:
             files.write_whole(folder / "space.yaml", chosen.text.encode())
+            if settings.fit_s:
+                files.write_json(folder / SCALE, asdict(settings.scale))
         command = ["python", "-m", "study.run", *typed]
         all_cores = round(sum(node["Resources"]["CPU"] for node in cluster.nodes()))
         book = provenance.Book(folder, study.earlier, asdict(settings), whole.to_json(), chosen, command, all_cores)
@@ -389,6 +413,15 @@ def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) > 10**6:
         raise argparse.ArgumentTypeError(f"got {text}, must be a whole number from 0 to 1,000,000")
     return int(text)
+
+
+def _fidelity(text: str) -> str | float:
+    if text in ("full", "preview"):
+        return text
+    try:
+        return _seconds(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"got {text}, must be full, preview, or a time such as 10m") from None
 
 
 def _address(text: str) -> str:

@@ -80,13 +80,26 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Preview:
-    """What a preview has instead of the study's own; `width` multiplies the channels and hidden units of the models."""
+class Scale:
+    """How large a study is; `width` multiplies the channels and hidden units of its models."""
 
     split: Split
-    epochs: int
+    epochs: int  # of every searched configuration, and of an arm at most
     budget: Budget
     width: float = within(0, 1, open_low=True, default=1.0)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Scale:
+        """Return the scale that `dataclasses.asdict` wrote. Raises KeyError or TypeError on anything else."""
+        return Scale(**{**values, "split": Split(**values["split"]), "budget": Budget(**values["budget"])})
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The least and the largest scale that a preview may have: see `fit.fit`."""
+
+    least: Scale
+    most: Scale
 
 
 @dataclass(frozen=True)
@@ -205,6 +218,7 @@ class Space:
     arms: dict[str, TrialConfig]  # in the file's order
     preview: Preview
     full: Space | None = None  # what a preview is the preview of
+    width: float = 1.0  # of its models, relative to the full study's
 
     @property
     def fidelity(self) -> Fidelity:
@@ -215,26 +229,39 @@ class Space:
         """The epochs of every searched configuration; an arm's may differ."""
         return int(self.rest.base.epochs)
 
+    @property
+    def scale(self) -> Scale:
+        """How large the study is."""
+        return Scale(self.split, self.epochs, self.budget, self.width)
+
     def at(self, fidelity: Fidelity) -> Space:
-        """The space at a fidelity; a preview's arms have its epochs at most."""
+        """Return the space at full fidelity, or as a preview: the one that it is, else the largest."""
         if fidelity == self.fidelity:
             return self
-        if self.full is not None:
-            return self.full
-        small = self.preview
-        models = tuple(part.narrowed(small.width) for part in self.parts["model"])
+        return self.scaled(self.preview.most) if fidelity == "preview" else self.full or self
+
+    def scaled(self, scale: Scale) -> Space:
+        """Return the full study at a scale: a preview, unless it is the study's own scale.
+
+        A preview's arms have at most as many epochs as the scale.
+        """
+        full = self.full or self
+        if scale == full.scale:
+            return full
+        models = tuple(part.narrowed(scale.width) for part in full.parts["model"])
         arms = {
-            name: dataclasses.replace(arm, epochs=min(arm.epochs, small.epochs), model=narrowed(arm.model, small.width))
-            for name, arm in self.arms.items()
+            name: dataclasses.replace(arm, epochs=min(arm.epochs, scale.epochs), model=narrowed(arm.model, scale.width))
+            for name, arm in full.arms.items()
         }
         return dataclasses.replace(
-            self,
-            parts={**self.parts, "model": models},
-            rest=dataclasses.replace(self.rest, base=dataclasses.replace(self.rest.base, epochs=small.epochs)),
-            split=small.split,
-            budget=small.budget,
+            full,
+            parts={**full.parts, "model": models},
+            rest=dataclasses.replace(full.rest, base=dataclasses.replace(full.rest.base, epochs=scale.epochs)),
+            split=scale.split,
+            budget=scale.budget,
             arms=arms,
-            full=self,
+            full=full,
+            width=scale.width,
         )
 
     def reductions(self) -> list[str]:
@@ -252,8 +279,7 @@ class Space:
             ("seeds", self.budget.seeds, [full.budget.seeds]),
         ]
         more = [(what, own, [f"{n:,}" for n in sorted(set(numbers)) if n > own]) for what, own, numbers in counts]
-        width = self.preview.width
-        narrower = [f"networks of {width:g} times the width"] if width < 1 else []
+        narrower = [f"networks of {self.width:g} times the width"] if self.width < 1 else []
         return [f"{own:,} of {' or '.join(numbers)} {what}" for what, own, numbers in more if numbers] + narrower
 
     def flat_steps(self) -> list[str]:

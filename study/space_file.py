@@ -35,6 +35,7 @@ from study.space import (
     Log,
     Part,
     Preview,
+    Scale,
     Space,
     Split,
     Uniform,
@@ -59,8 +60,11 @@ REQUIRED = ("model", "optimizer", "epochs", "budget")
 ARM_NAME = re.compile(r"(?!candidate-)[A-Za-z0-9_-]{1,40}")
 PARTS = (*config.COMPONENTS, "augmentation")
 PLAIN = {name: field for name, field in config.FIELDS.items() if name not in PARTS}
-WIDTH = next(field for field in dataclasses.fields(Preview) if field.name == "width")
+WIDTH = next(field for field in dataclasses.fields(Scale) if field.name == "width")
 NUMBERS = {f.name: f for f in (*dataclasses.fields(Split), *dataclasses.fields(Budget), PLAIN["epochs"], WIDTH)}
+
+# What a preview has at least where its space does not say; of what the full study has less of, as much as that.
+LEAST = {"train": 500, "validation": 500, "test": 1000, "epochs": 2, "candidates": 1, "seeds": 2, "width": 0.25}
 
 T = TypeVar("T")
 Entries = dict[str, yaml.Node]
@@ -92,7 +96,7 @@ def load(path: Path) -> Space:
     text, root = reader.compose(path)
     space = reader.space(root, path.stem, text) if root is not None else None
     if space is None:
-        problems = sorted(reader.problems, key=lambda problem: problem[:2])
+        problems = sorted(dict.fromkeys(reader.problems), key=lambda problem: problem[:2])
         messages = [message for *_, message in problems[:MAX_PROBLEMS]]
         if more := problems[MAX_PROBLEMS:]:
             messages.append(f"{reader.file}:{more[0][0]}: file: got {len(more)} more problems, must be none")
@@ -181,32 +185,39 @@ class _Reader:
             self.problem(self.keys["model"], "model", f"a choice of {networks} networks", f"of at most {MAX_NETWORKS}")
         full = dataclasses.asdict(Split()) | {"epochs": epochs, "width": WIDTH.default}
         full |= self.section(top, "split") | self.section(top, "budget")
-        changes = self.section(top, "preview")
-        small = full | changes
-        self.totals(full, changes, small, len(named))
+        least, most = self.bounds(top, full, len(named))
+        self.totals(full, least, most, len(named))
         if self.problems:
             return None
-        preview = Preview(_pick(Split, small), int(small["epochs"]), _pick(Budget, small), float(small["width"]))
+        preview = Preview(_scale(least), _scale(most))
         return Space(name, text, parts, rest, _pick(Split, full), _pick(Budget, full), arms, preview)
 
-    def totals(self, full: dict[str, Any], changes: dict[str, Any], small: dict[str, Any], arms: int) -> None:
+    def bounds(self, top: Entries, full: dict[str, Any], arms: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The least and the most of each number of a preview; None for one that could not be read."""
+        given = self.section(top, "preview", bounds=True)
+        default = LEAST | {"trials": arms + 2}
+        least = {k: number if number is None else min(default.get(k, number), number) for k, number in full.items()}
+        most = full | {key: ends[1] for key, ends in given.items()}
+        return least | {key: ends[0] for key, ends in given.items()}, most
+
+    def totals(self, full: dict[str, Any], least: dict[str, Any], most: dict[str, Any], arms: int) -> None:
         """What numbers cannot be together; None stands for one that could not be read."""
         train, validation = full["train"], full["validation"]
         if train and validation and train + validation > TRAINING_IMAGES:
             got = f"{train} + {validation} = {train + validation} images"
             self.problem(self.keys["split"], "split", got, f"at most {TRAINING_IMAGES}, all that there are")
-        for section, numbers in (("split", full), ("preview", small)):
+        for section, numbers in (("split", full), ("preview", least), ("preview", most)):
             at = self.keys.get(section)
             for part, whole in (("train", TRAINING_IMAGES), ("test", TEST_IMAGES)):
                 held = numbers["validation"] if part == "train" else 0
                 if at and numbers[part] and held is not None and 0 < whole - numbers[part] - held < CLASSES:
                     got = f"{whole - numbers[part] - held} {part} images left out"
                     self.problem(at, section, got, f"none or at least {CLASSES}: what is left out is stratified too")
-        for key, number in changes.items():
+        for key, number in most.items():
             if number is not None and full[key] is not None and number > full[key]:
                 must = f"at most {full[key]}, as in the full study"
                 self.problem(self.keys[f"preview.{key}"], f"preview.{key}", str(number), must)
-        for section, numbers in (("budget", full), ("preview", small)):
+        for section, numbers in (("budget", full), ("preview", least), ("preview", most)):
             trials, candidates = numbers["trials"], numbers["candidates"]
             at = self.keys.get(f"{section}.candidates") or self.keys.get(f"{section}.trials")
             if at and trials is not None and candidates is not None and candidates > trials:
@@ -217,17 +228,31 @@ class _Reader:
                 must = f"at least {arms}, for the arms are tried first"
                 self.problem(at, f"{section}.trials", str(trials), must)
 
-    def section(self, top: Entries, key: str) -> dict[str, Any]:
-        """The numbers that a section gives, by name; None for one that could not be read."""
+    def section(self, top: Entries, key: str, bounds: bool = False) -> dict[str, Any]:
+        """The numbers that a section gives, by name, or the bounds; None for one that could not be read."""
         known = SECTIONS[key]
         unread = dict.fromkeys(known if key == "budget" else ())
         if key not in top:
             return unread
         entries = self.mapping(top[key], key, known)
+        nothing = (None, None) if bounds else None
         if not isinstance(top[key], yaml.MappingNode):
-            return dict.fromkeys(known)
+            return dict.fromkeys(known, nothing)
         self.missing(key, unread, entries)
-        return unread | {k: self.parameter(node, f"{key}.{k}", NUMBERS[k], fixed=True) for k, node in entries.items()}
+        read = self.ends if bounds else self.constant
+        return unread | {k: read(node, f"{key}.{k}", NUMBERS[k]) for k, node in entries.items()}
+
+    def ends(self, node: yaml.Node, key: str, field: dataclasses.Field[Any]) -> tuple[Any, Any]:
+        """The two numbers of a list [least, most], or a number twice."""
+        if not isinstance(node, yaml.SequenceNode):
+            return (self.constant(node, key, field),) * 2
+        if len(node.value) != 2:
+            self.problem(node, key, _shown(node), "a number, or two: [least, most]")
+            return None, None
+        least, most = (self.constant(end, key, field) for end in node.value)
+        if least is not None and most is not None and least > most:
+            self.problem(node, key, _shown(node), "[least, most] with least not above most")
+        return least, most
 
     def arm(self, name: str, node: yaml.Node, top: dict[str, tuple[Part, ...]], rest: Part) -> TrialConfig:
         at, key = self.keys[f"arms.{name}"], f"arms.{_short(name)}"
@@ -438,6 +463,10 @@ def _names(prototype: Any) -> tuple[str, ...]:
 
 def _pick(kind: type[T], numbers: dict[str, Any]) -> T:
     return kind(**{name: numbers[name] for name in _names(kind)})
+
+
+def _scale(numbers: dict[str, Any]) -> Scale:
+    return Scale(_pick(Split, numbers), int(numbers["epochs"]), _pick(Budget, numbers), float(numbers["width"]))
 
 
 def _construct(node: yaml.Node) -> Any:

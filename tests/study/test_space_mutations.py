@@ -22,7 +22,7 @@ from optuna.trial import FixedTrial
 
 from study import config, space_file
 from study.config import Augmentation, TrialConfig
-from study.space import Budget, Choice, Distribution, Int, Log, Part, Preview, Space, Split, Uniform
+from study.space import Budget, Choice, Distribution, Int, Log, Part, Preview, Scale, Space, Split, Uniform
 from study.space_file import SpaceError
 
 SCRATCH = tempfile.TemporaryDirectory()
@@ -286,11 +286,21 @@ def meant(tree: dict[str, Any], name: str, text: str) -> Space:
     assert "test" not in tree.get("split", {}), tree
     split = part("", Split(), tree.get("split", {})).base
     budget = part("", Budget(**tree["budget"]), tree["budget"]).base
-    small = dict(tree.get("preview", {}))
-    images = {key: small.pop(key) for key in ("train", "validation", "test") if key in small}
-    epochs = value(small.pop("epochs", rest.base.epochs), config.FIELDS["epochs"])
-    width = float(small.pop("width", 1))
-    preview = Preview(part("", split, images).base, epochs, part("", budget, small).base, width)
+
+    def scale(end: int) -> Scale:
+        given = {key: bounds[end] if isinstance(bounds, list) else bounds for key, bounds in tree["preview"].items()}
+        whole = vars(split) | vars(budget) | {"epochs": rest.base.epochs, "width": 1}
+        least = {"train": 500, "validation": 500, "test": 1000, "epochs": 2, "candidates": 1, "seeds": 2, "width": 0.25}
+        least["trials"] = len(tree.get("arms", {})) + 2
+        default = {key: min(number, whole[key]) for key, number in least.items()} if end == 0 else whole
+        small = default | given
+        images = {key: small[key] for key in ("train", "validation", "test")}
+        trials = {key: small[key] for key in ("trials", "candidates", "seeds")}
+        epochs = value(small["epochs"], config.FIELDS["epochs"])
+        return Scale(part("", split, images).base, epochs, part("", budget, trials).base, float(small["width"]))
+
+    tree.setdefault("preview", {})
+    preview = Preview(scale(0), scale(1))
     arms = {key: arm(given) for key, given in tree.get("arms", {}).items()}
     assert all(type(key) is str for key in arms), arms
     return Space(name, text, parts, rest, split, budget, arms, preview)
