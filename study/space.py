@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
 from study import config
-from study.config import SIZES, Augmentation, Cosine, Model, Step, TrialConfig, narrowed, scaled, within
+from study.config import SIZES, Augmentation, Cosine, Model, OneCycle, Step, TrialConfig, narrowed, scaled, within
 
 TRAINING_IMAGES = 60_000
 TEST_IMAGES = 10_000
@@ -157,6 +157,18 @@ class Part:
                     ranges[key] = Int(scaled(low, width), scaled(high, width))
         return dataclasses.replace(self, base=narrowed(self.base, width), ranges=ranges)
 
+    def capped(self, key: str, most: int) -> Part:
+        """Return the part with a whole number of at most so much; a fixed one above it becomes it."""
+        match self.ranges.get(key):
+            case Int(low, high) if low < most:
+                ranges: dict[str, Distribution] = {**self.ranges, key: Int(low, min(high, most))}
+                return dataclasses.replace(self, ranges=ranges)
+            case Choice(options) if len(kept := tuple(n for n in options if isinstance(n, int) and n <= most)) > 1:
+                return dataclasses.replace(self, ranges={**self.ranges, key: Choice(kept)})
+        value = most if key in self.ranges else min(getattr(self.base, key), most)
+        ranges = {name: distribution for name, distribution in self.ranges.items() if name != key}
+        return dataclasses.replace(self, base=dataclasses.replace(self.base, **{key: value}), ranges=ranges)
+
     def overlaps(self, other: Part) -> bool:
         """Whether both can become the same value."""
         keys = [field.name for field in dataclasses.fields(self.base)]
@@ -176,9 +188,11 @@ class Part:
                     blocks, widths = (" or ".join(map(str, counts)) for counts in lengths)
                     got = f"{widths} widths for {blocks} blocks"
                     return "widths", got, "as many widths as blocks in every combination"
-            case config.FashionCNN() if "channels" not in unread:
+            case config.FashionCNN() if not unread & {"channels", "kernel"}:
                 if (most := max(map(len, options("channels")))) > 4:
                     return "channels", f"a list of {most} items", "at most 4: each of them halves the image"
+                if isinstance(self.options("kernel"), Int) or any(side % 2 == 0 for side in options("kernel")):
+                    return "kernel", "a kernel that may be even", "odd: one of 1, 3, 5 and 7"
             case config.SGD() if not unread & {"momentum", "nesterov"}:
                 if any(options("nesterov")) and min(options("momentum")) == 0:
                     return "nesterov", "true with momentum 0", "used with momentum above 0 only"
@@ -226,8 +240,8 @@ class Space:
 
     @property
     def epochs(self) -> int:
-        """The epochs of every searched configuration; an arm's may differ."""
-        return int(self.rest.base.epochs)
+        """The most epochs of a searched configuration; an arm's may differ."""
+        return int(self.rest.greatest("epochs"))
 
     @property
     def scale(self) -> Scale:
@@ -256,7 +270,7 @@ class Space:
         return dataclasses.replace(
             full,
             parts={**full.parts, "model": models},
-            rest=dataclasses.replace(full.rest, base=dataclasses.replace(full.rest.base, epochs=scale.epochs)),
+            rest=full.rest.capped("epochs", scale.epochs),
             split=scale.split,
             budget=scale.budget,
             arms=arms,
@@ -320,9 +334,9 @@ class Space:
     def parameters_in_search(self, given: TrialConfig) -> dict[str, Any] | None:
         """`parameters_of` a configuration as the search trains it: not beyond the space's epochs.
 
-        One of fewer epochs lies outside, and so does cosine annealing over others: that is another schedule.
+        One of fewer epochs lies outside, and so does a schedule that ends with the training: that is another schedule.
         """
-        if not isinstance(given.schedule, Cosine):
+        if not isinstance(given.schedule, Cosine | OneCycle):
             given = dataclasses.replace(given, epochs=min(given.epochs, self.epochs))
         return self.parameters_of(given)
 

@@ -179,7 +179,7 @@ class _Reader:
         parts = {key: parts.get(key) or (Part("", getattr(rest.base, key), {}),) for key in PARTS}
         named = self.mapping(top["arms"], "arms", None) if "arms" in top else {}
         arms = {arm: self.arm(arm, node, parts, rest) for arm, node in named.items()}
-        epochs = rest.base.epochs if "epochs" in top and "epochs" not in bad else None
+        epochs = int(rest.greatest("epochs")) if "epochs" in top and "epochs" not in bad else None
         networks = sum(part.networks for part in parts["model"])
         if networks > MAX_NETWORKS:
             self.problem(self.keys["model"], "model", f"a choice of {networks} networks", f"of at most {MAX_NETWORKS}")
@@ -277,9 +277,9 @@ class _Reader:
         if "augmentation" in entries:
             inner = _join(key, "augmentation")
             maxima = self.mapping(entries["augmentation"], inner, _names(Augmentation()))
-            part, bad = self.fill(maxima, inner, Augmentation(), fixed, ("strength",))
+            part, bad = self.fill(maxima, inner, Augmentation(strength=1), fixed)
             off = part.greatest("strength") == 0
-            names = _names(Augmentation())[1:]
+            names = [name for name in _names(Augmentation())[1:] if name not in ("reflect", "whole_pixels")]
             if not off and not bad and all(part.greatest(name) == 0 for name in names):
                 must = f"one with {', '.join(names[:-1])} or {names[-1]} above 0"
                 self.problem(self.keys[inner], inner, "a strength above 0 and no maximum", must)
@@ -332,7 +332,7 @@ class _Reader:
         """The prototype with the entries' values in place, and the names of those that could not be read."""
         fields = {field.name: field for field in dataclasses.fields(prototype)}
         read = {
-            name: self.parameter(entries[name], _join(key, name), field, fixed or name == "epochs")
+            name: self.parameter(entries[name], _join(key, name), field, fixed)
             for name, field in fields.items()
             if name in entries
         }
