@@ -105,7 +105,14 @@ def claim(name: str, text: str, source: str, said: str, measure: str, *spaces: s
     "test accuracy, the source's exact settings", "resnet.yaml", "optimizer.yaml",
 )  # fmt: skip
 def _adam_steplr(runs: Runs) -> Found:
-    return Found([gain(runs, *runs.sources())])
+    return Found([gain(runs, *runs.sources(), runs.weights)], _by_best(runs, *runs.sources()))
+
+
+def _by_best(runs: Runs, before: str, after: str) -> list[str]:
+    """Return what the best epoch's weights say beside the last's, which the sources took."""
+    if runs.weights == "best":
+        return ["By the weights of the best validation epoch: the last epoch's were not kept."]
+    return ["By the weights of the best validation epoch: " + gain(runs, before, after).sentence]
 
 
 @claim(
@@ -115,8 +122,9 @@ def _adam_steplr(runs: Runs) -> Found:
 def _because_of_adam(runs: Runs) -> Found:
     arms = runs.factorial()
     every = {arms[optimizer, name]: sign / 3 for name in SCHEDULES for optimizer, sign in (("adam", 1), ("sgd", -1))}
-    alone = [gain(runs, arms["sgd", name], arms["adam", name]) for name in SCHEDULES]
-    return Found([contrast(runs, every, "Adam less SGD, mean over schedules")], [one.sentence for one in alone])
+    alone = [gain(runs, arms["sgd", name], arms["adam", name], runs.weights) for name in SCHEDULES]
+    effect = contrast(runs, every, "Adam less SGD, mean over schedules", runs.weights)
+    return Found([effect], [one.sentence for one in alone])
 
 
 @claim(
@@ -128,7 +136,7 @@ def _because_of_schedule(runs: Runs) -> Found:
 
     def less_none(schedule: str, adam: float, sgd: float, what: str) -> Effect:
         weights = {("adam", schedule): adam, ("adam", "none"): -adam, ("sgd", schedule): sgd, ("sgd", "none"): -sgd}
-        return contrast(runs, {arms[cell]: weight for cell, weight in weights.items()}, what)
+        return contrast(runs, {arms[cell]: weight for cell, weight in weights.items()}, what, runs.weights)
 
     step = less_none("step", 0.5, 0.5, "StepLR less none, mean over optimizers")
     others = [
@@ -328,11 +336,11 @@ def _at_each(values: pd.DataFrame, how: str) -> str:
 )  # fmt: skip
 def _augmentation_accuracy(runs: Runs) -> Found:
     before, after = runs.augmentation()
-    more, notes = gain(runs, before, after), []
+    more, notes = gain(runs, before, after, runs.weights), _by_best(runs, before, after)
     if more.images is not None:
         change = failures.mended_and_broken(runs.predictions, before, after)
         counts = change.images.value_counts()
-        notes = [
+        notes += [
             f"From one {'ensemble' if more.seeds > 1 else 'network'} to the other, augmentation mends "
             f"{counts['mended']} test images and breaks {counts['broken']} (McNemar's exact test, {p_value(change.p)})."
         ]

@@ -94,6 +94,8 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
     about = read_json(folder / "study.json")
     study = {"study": about.get("name", folder.name), "fidelity": about.get("fidelity")}
     trials, epochs, predictions = (tables.read(folder, name) for name in ("trials", "epochs", "predictions"))
+    last = predictions[predictions.weights == "last"]
+    predictions = predictions[predictions.weights == "best"]
     missing: list[str] = []
     found = {name: pd.DataFrame(columns=SCHEMAS[name].names) for name in OF_NETWORKS}
     images, maps, two, standings = None, {}, [], confirmed(trials)
@@ -120,7 +122,8 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
     step("importance")
     compared, found["importance"] = _importance(folder, about, trials, epochs, configs, missing)
     step("claims")
-    runs = Runs(trials, epochs, predictions, **{name: found[name] for name in OF_NETWORKS if name != "failures"})
+    tables_of_networks = {name: found[name] for name in OF_NETWORKS if name != "failures"}
+    runs = Runs(trials, epochs, predictions, **tables_of_networks, last_predictions=last)
     found["claims"] = verdicts.judge(runs).assign(**study)
     reference = runs.reference() if len(runs.arms) else None
     comparisons = measures.compared(runs, standings, reference)

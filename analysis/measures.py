@@ -17,6 +17,7 @@ from analysis.failures import Confirmed
 from analysis.runs import NotTested, Runs
 from analysis.statistics import Comparison, Crossed, Estimate, Reals, Standing, quotient, to_compare
 from analysis.stress import right
+from study.records import Weights
 
 POINTS = "points"  # percentage points
 ACCURACY = 0.5  # points of accuracy, of its gap between training and test, and of what is wrong though confident
@@ -26,16 +27,23 @@ SHARE = 5.0  # points of a share, as of the evidence or of the retained accuracy
 LOSS = 0.05  # nats
 NO_SEED = "what it compares has no seed in common"
 
+SUFFIX: dict[Weights, str] = {"best": "", "last": "_last"}  # of the columns
+WITH: dict[Weights, str] = {"best": "", "last": " with the last epoch's weights"}
+
 NO_SHAPE = "patch_shuffle"  # what takes shape away, and what texture, and how
 NO_TEXTURE = {"silhouette_fill": "as the garment is filled with its mean", "low_pass": "as the image is blurred"}
 
 
-def contrast(runs: Runs, weights: Mapping[str, float], what: str) -> Effect:
-    """Σ weight · test accuracy over arms, of the seeds that all have: over images too, where all are predicted."""
-    by_seed = sum(100 * weight * runs.by_seed(arm, lambda t: t.test_accuracy) for arm, weight in weights.items())
-    own, what = pd.Series(by_seed).dropna(), f"test accuracy, {what}"
+def contrast(runs: Runs, weights: Mapping[str, float], what: str, of_networks: Weights = "best") -> Effect:
+    """Return Σ weight · test accuracy over arms, of the seeds that all have: over images too, where all are predicted.
+
+    `of_networks`: with the weights of the best validation epoch, or of the last.
+    """
+    column = f"test_accuracy{SUFFIX[of_networks]}"
+    by_seed = sum(100 * weight * runs.by_seed(arm, lambda t: t[column]) for arm, weight in weights.items())
+    own, what = pd.Series(by_seed).dropna(), f"test accuracy{WITH[of_networks]}, {what}"
     seeds = known(own)
-    table = runs.predictions
+    table = runs.predictions if of_networks == "best" or runs.last_predictions is None else runs.last_predictions
     table = table[(table.stage == "confirm") & table.arm.isin(list(weights)) & table.seed.isin(own.index)]
     if table.trial_id.nunique() < len(weights) * len(seeds):
         return over_seeds(seeds, what, POINTS, ACCURACY)
@@ -46,9 +54,9 @@ def contrast(runs: Runs, weights: Mapping[str, float], what: str) -> Effect:
     return over_both(values, len(seeds), what, POINTS, ACCURACY, len(of.images))
 
 
-def gain(runs: Runs, before: str, after: str) -> Effect:
-    """Test accuracy of `after` less that of `before`, seed by seed."""
-    return contrast(runs, {after: 1.0, before: -1.0}, f"{after} less {before}")
+def gain(runs: Runs, before: str, after: str, of_networks: Weights = "best") -> Effect:
+    """Return the test accuracy of `after` minus that of `before`, seed by seed."""
+    return contrast(runs, {after: 1.0, before: -1.0}, f"{after} less {before}", of_networks)
 
 
 def compare(runs: Runs, first: Standing, second: Standing) -> Comparison:
@@ -64,17 +72,18 @@ def compared(runs: Runs, standings: Sequence[Standing], reference: str | None) -
 
 
 def gap(runs: Runs, before: str, after: str) -> list[Effect]:
-    """How much smaller the gap between training and test is."""
+    """Return how much smaller the gap between training and test is, by the weights that the sources took."""
+    suffix, how = SUFFIX[runs.weights], WITH[runs.weights]
 
     def less(value: Callable[[pd.DataFrame], pd.Series]) -> list[float]:
         return known(runs.by_seed(before, value) - runs.by_seed(after, value))
 
-    accuracy = less(lambda t: 100 * (t.train_accuracy_clean - t.test_accuracy))
-    loss = less(lambda t: t.test_loss - t.train_loss_clean)
+    accuracy = less(lambda t: 100 * (t[f"train_accuracy_clean{suffix}"] - t[f"test_accuracy{suffix}"]))
+    loss = less(lambda t: t[f"test_loss{suffix}"] - t[f"train_loss_clean{suffix}"])
     images = runs.predictions.image.nunique() or None
     return [
-        over_seeds(accuracy, f"training less test accuracy, {before} less {after}", POINTS, ACCURACY, images),
-        over_seeds(loss, f"test less training loss, {before} less {after}", "nats", LOSS, images),
+        over_seeds(accuracy, f"training less test accuracy{how}, {before} less {after}", POINTS, ACCURACY, images),
+        over_seeds(loss, f"test less training loss{how}, {before} less {after}", "nats", LOSS, images),
     ]
 
 

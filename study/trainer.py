@@ -113,12 +113,16 @@ class Trainer:
         loss = functional.cross_entropy(logits, labels)
         return Evaluation(loss.item(), (logits.argmax(1) == labels).double().mean().item())
 
+    def evaluate_train(self) -> Evaluation:
+        """Evaluate the training split, without augmentation, with the weights that the network has now."""
+        return self.evaluate(self.train_images, self.train_labels)
+
     def finish(self) -> Evaluation:
         """Take the best epoch's weights, and evaluate the training split with them. Raises ValueError before one."""
         if self.best_weights is None:
             raise ValueError("trainer: got no finite epoch, must have trained at least one")
         self.evaluated.load_state_dict(self.best_weights)
-        return self.evaluate(self.train_images, self.train_labels)
+        return self.evaluate_train()
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Class probabilities (N, 10) of uint8 images (N, 28, 28), in evaluation mode."""
