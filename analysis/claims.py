@@ -2,14 +2,16 @@
 
 A claim is a function from the tables to the effects that it implies, each positive where the claim is right. It is
 
-- contradicted, where the interval of one of them lies below 0;
+- supported, where the intervals of all lie above 0, and none within the smallest effect that matters;
+- contradicted, where those of all lie below 0, and none within it;
 - of no material effect, where those of all lie within the smallest effect that matters;
-- supported, where those of all lie above 0, and none within that;
-- inconclusive otherwise: also where one effect is shown and another too small to matter, and where seeds of an arm that
-  it takes failed or diverged, for the others are no fair sample.
+- one whose parts differ, where each effect says one of these, and not all the same;
+- inconclusive otherwise: also where seeds of an arm that it takes failed or diverged, for the others are no fair
+  sample;
+- "preview only" in a preview, whatever its effects.
 
-That several effects must all be shown is an intersection-union test: its p is the largest of theirs (Berger 1982,
-doi:10.1080/00401706.1982.10487790). That one of k lies below 0 is a union: its p is k times the smallest (Bonferroni).
+That all effects must be shown is an intersection-union test: its p is the largest of theirs (Berger 1982,
+doi:10.1080/00401706.1982.10487790).
 The p of all tested claims are adjusted by Holm's method, and a claim whose p is then above 0.05 is inconclusive,
 whatever its interval. No material effect is read off the 95 % interval, which no correction widens. The smallest
 effects are fixed here: half a point of accuracy is the half-width of the 95 % interval of one network's, on 10,000
