@@ -144,7 +144,7 @@ class TrialTrainable(tune.Trainable):
             self.costs.append(self.saved_at - now)
 
     def _ending(self) -> dict[str, Any]:
-        """Return the best epoch; in confirm also what its weights and the last's are worth, and keep the predictions."""
+        """Return the best epoch; in confirm also what its weights and the last's are worth, predictions kept."""
         ending: dict[str, Any] = {"best_epoch": self.trainer.best.epoch}
         if not self.job.confirm:
             return ending
