@@ -122,7 +122,10 @@ def headline(
         title = f"Not judged: {pair.lost}"
     elif preview:
         ahead, behind = (ours, theirs) if found.mean >= 0 else (theirs, ours)
-        title = f"{start(ahead)} is ahead of {behind} by {abs(found.mean):.2f} points of test accuracy, in a preview"
+        by = f"{abs(found.mean):.2f}"
+        title = f"{start(ahead)} is ahead of {behind} by {by} points of test accuracy, in a preview"
+        if by == "0.00":
+            title = f"{start(ours)} and {theirs} are level in test accuracy, in a preview"
     elif pair.shown:
         by = f"{abs(found.mean):.2f} points of test accuracy"
         title = f"{start(best[0].title)} is {pair.verdict} than {theirs}, by {by}"

@@ -31,7 +31,7 @@ from study.provenance import cores as available_cores
 from study.provenance import free_memory, gpu_count, has_bf16
 from study.search import Rule
 from study.space import Choice, Space
-from study.speeds import KnownSpeeds
+from study.speeds import Key, KnownSpeeds
 from study.trainer import Precision
 
 # More cores per trial, or more trials on a GPU, must gain this much, for measuring is noisy.
@@ -111,7 +111,7 @@ def _choose_for_cpu(meter: _Meter, cores: int | None, precision: Precision | Non
         slowdown = 1.0
         if precision == "bf16" and not has_bf16():  # of a study that was begun elsewhere
             fp32 = meter.speed(pool, meter.costliest, "fp32", cores, slots_of[cores])
-            slowdown = max(1.0, fp32.train / speeds[meter.costliest].train)
+            slowdown = max(1.0, fp32.train / tried[cores].train)
     return Plan(
         device="cpu",
         precision=precision,
@@ -162,17 +162,20 @@ class _Meter:
     def speed(self, pool: ProcessPoolExecutor, name: str, precision: Precision, cores: int, at_once: int) -> Speed:
         """Return the speed of the slowest of so many trials at a time."""
         return self.known.speed(
-            (name, self.batch_size, precision, cores, at_once),
+            self._key(name, precision, cores, at_once),
             lambda: self._measured(pool, name, precision, cores, at_once),
         )
+
+    def _key(self, name: str, precision: Precision, cores: int, at_once: int) -> Key:
+        return name, self.batch_size, precision, cores, at_once
 
     def speeds(self, pool: ProcessPoolExecutor, precision: Precision, cores: int, at_once: int) -> dict[str, Speed]:
         """Return the speed of every network of the space, as fast as the machine is now."""
         found = {name: self.speed(pool, name, precision, cores, at_once) for name in self.networks}
-        if self.known.recalled:
-            now = self._measured(pool, self.costliest, precision, cores, at_once)
-            factor = now.train / found[self.costliest].train
-            found = {name: Speed(speed.train * factor, speed.evaluate * factor) for name, speed in found.items()}
+        if recalled := [n for n in found if self.known.recalled(self._key(n, precision, cores, at_once))]:
+            now = self._measured(pool, recalled[0], precision, cores, at_once)
+            factor = now.train / found[recalled[0]].train
+            found |= {n: Speed(found[n].train * factor, found[n].evaluate * factor) for n in recalled}
         return between(found, self.work)
 
     def _measured(self, pool: ProcessPoolExecutor, name: str, precision: Precision, cores: int, at_once: int) -> Speed:

@@ -33,6 +33,7 @@ WAY_ON = dict.fromkeys(("trial.json", *LEFT), AGAIN) | {
     "study.json": "; move it aside, and begin again with --space {folder}/space.yaml --name {name}{results} and the"
     ' options that the study was begun with, which its "command" may still tell: its trials are kept',
     "space.yaml": "; put back the old one, or begin another study with the new one",
+    "scale.json": "; put back the old one, or begin another study with another --name",
     "best.pt": "; delete it, and the page is made without this network's maps",
 }
 

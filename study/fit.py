@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from study.opening import UsageError
 from study.plan import Plan, estimate
 from study.probe import Speed, architecture, flops
 from study.search import Rule
@@ -33,11 +35,20 @@ def fit(full: Space, rule: Rule, seconds: float, measure: Callable[[Space], Plan
         return space, estimate(plan, space, rule)
     widths = [min(space.width * 2**n, full.preview.most.width) for n in range(1, 8)]
     for wider in [*(full.scaled(replace(scales[0], width=width)) for width in dict.fromkeys(widths)), full]:
-        guess = replace(plan, speeds=_by_operations(plan, space, wider))
+        known = wider.width == space.width
+        guess = plan if known else replace(plan, speeds=_by_operations(plan, space, wider))
         if estimate(guess, wider, rule).seconds > limit:
             break
-        measured = plan if wider.width == space.width else measure(wider)
-        space, plan = wider, estimate(measured, wider, rule)
+        if not known:
+            try:
+                measured = measure(wider)
+            except UsageError:  # it does not fit into memory
+                break
+            guess = replace(measured, measure_seconds=plan.measure_seconds + measured.measure_seconds)
+        found = estimate(guess, wider, rule)
+        if found.seconds > limit:  # its memory lets fewer trials run at a time
+            break
+        space, plan = wider, found
     return space, plan
 
 
@@ -47,7 +58,7 @@ def _smaller_and_smaller(preview: Preview) -> Iterator[Scale]:
     budget = replace(least.budget, trials=most.budget.trials)
     scale = Scale(most.split, most.epochs, budget, least.width)
     yield scale
-    for train in range((most.split.train - 1) // STEP * STEP, least.split.train, -STEP):
+    for train in range(most.split.train - STEP, least.split.train, -STEP):
         scale = replace(scale, split=_between(least.split, most.split, train))
         yield scale
     scale = replace(scale, split=least.split)
@@ -60,10 +71,13 @@ def _smaller_and_smaller(preview: Preview) -> Iterator[Scale]:
 
 
 def _between(least: Split, most: Split, train: int) -> Split:
-    """Return the split of so many training images, the others as near to their least."""
-    share = (train - least.train) / (most.train - least.train)
+    """Return the split of so many training images, the others as near to their least.
+
+    A number below its most is its least, or `STEP` or more below: what a split leaves out is enough to stratify.
+    """
+    less = (most.train - train) / (most.train - least.train)
     validation, test = (
-        low + round(share * (high - low)) // STEP * STEP
+        max(low, high - math.ceil(less * (high - low) / STEP) * STEP)
         for low, high in ((least.validation, most.validation), (least.test, most.test))
     )
     return replace(least, train=train, validation=validation, test=test)

@@ -158,21 +158,14 @@ def _new(arguments: argparse.Namespace) -> Study:
     name = arguments.name or _free_name(results, full.name)
     if arguments.name and (results / name / "study.json").exists():
         raise UsageError(f"--name: got {name}, which {results} holds already; go on with --resume {name}, or rename")
-    unfitted = settings.fit_s is not None
-    if unfitted and (results / name / SCALE).is_file():  # of a study that has lost its study.json
-        settings = replace(settings, scale=_kept_scale(results / name / SCALE))
-        unfitted = False
-    study = Study(
-        results / name,
-        full if unfitted else _at_scale(full, settings.fidelity, settings.scale),
-        settings,
-        None,
-        unfitted,
-    )
+    study = Study(results / name, full, settings, None, settings.fit_s is not None)
     if study.folder.exists():
         files.refuse_links(study.folder)
-        if not unfitted:
-            _check_kept(study)
+    if not study.unfitted:
+        return fitted(study, _at_scale(full, settings.fidelity, settings.scale))
+    kept = study.folder / SCALE
+    if kept.is_file():  # of a study that has lost its study.json
+        return fitted(study, full.scaled(_given(arguments, _kept_scale(kept), len(full.arms))))
     return study
 
 
@@ -188,7 +181,7 @@ def _kept_scale(path: Path) -> Scale:
 
 
 def fitted(study: Study, space: Space) -> Study:
-    """Return the study with the space that was fitted. Raises UsageError as for a study with another space."""
+    """Return the study with a space at its scale. Raises UsageError where the study's trials are of another."""
     settings = replace(study.settings, fidelity=space.fidelity, scale=space.scale)
     study = replace(study, space=space, settings=settings, unfitted=False)
     if study.folder.exists():
@@ -274,7 +267,7 @@ def _extended(
 def _settings(arguments: argparse.Namespace, full: Space) -> tuple[Settings, Space]:
     """Return what the command line gives, the rest as the space has it; and the space with these bounds of previews."""
     fidelity: Fidelity | float = arguments.fidelity or ("full" if provenance.gpu_count() else DEFAULT_FIT_S)
-    trials, seeds, arms = arguments.trials, arguments.seeds, len(full.arms)
+    trials, arms = arguments.trials, len(full.arms)
     if (trials or arms) < arms:
         raise UsageError(f"--trials: got {trials}, must be at least {arms}, for the arms are tried first")
     cores, most = arguments.cpus_per_trial, provenance.cores()
@@ -282,24 +275,29 @@ def _settings(arguments: argparse.Namespace, full: Space) -> tuple[Settings, Spa
         raise UsageError(f"--cpus-per-trial: got {cores}, must be at most {most}, all that there are")
     if arguments.gpus_per_trial and not provenance.gpu_count():
         raise UsageError(f"--gpus-per-trial: got {arguments.gpus_per_trial:g}, must be left out: there is no GPU")
-
-    def given(scale: Scale) -> Scale:
-        budget = scale.budget
-        return replace(scale, budget=_budget(budget, arms, trials or budget.trials, seeds or budget.seeds))
-
-    full = replace(full, budget=given(full.scale).budget)
-    full = replace(full, preview=Preview(given(full.preview.least), given(full.preview.most)))
+    full = replace(full, budget=_given(arguments, full.scale, arms).budget)
+    bounds = [_given(arguments, scale, arms) for scale in (full.preview.least, full.preview.most)]
+    full = replace(full, preview=Preview(*bounds))
+    fit_s = fidelity if isinstance(fidelity, float) else None
+    space = full.scaled(bounds[0]) if isinstance(fidelity, float) else full.at(fidelity)
     settings = Settings(
-        fidelity="full" if fidelity == "full" else "preview",
+        fidelity=space.fidelity,  # a preview that has less of nothing is the full study
         rule=arguments.scheduler or "asha",
         seed=arguments.seed or 0,
-        scale=full.preview.least if isinstance(fidelity, float) else full.at(fidelity).scale,
-        fit_s=fidelity if isinstance(fidelity, float) else None,
+        scale=space.scale,
+        fit_s=fit_s,
         time_budget_s=arguments.time_budget,
         cores=cores,
         gpus=arguments.gpus_per_trial,
     )
     return settings, full
+
+
+def _given(arguments: argparse.Namespace, scale: Scale, arms: int) -> Scale:
+    """Return the scale with the command line's numbers of trials and seeds. Raises UsageError."""
+    budget = scale.budget
+    budget = _budget(budget, arms, arguments.trials or budget.trials, arguments.seeds or budget.seeds)
+    return replace(scale, budget=budget)
 
 
 def _budget(budget: Budget, arms: int, trials: int, seeds: int) -> Budget:

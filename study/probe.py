@@ -147,14 +147,14 @@ def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int)
     """Return the bytes of the GPU that training and evaluating take at most, and those that were free.
 
     Without a GPU: the bytes of memory that this process takes at most, much of them for torch itself, and 0. Where a
-    step of `batch_size` takes long, they follow from two smaller steps, as memory grows with the images.
+    step of `batch_size` takes long, a smaller one is measured, and what the layers give for the other images is added.
+    Two measured steps would tell too little: the smaller the step, the more of its peak is the optimizer's.
     """
     if not torch.cuda.is_available():
         images = _affordable(model, batch_size, precision, cores)
-        before = resident_memory()
         _trainer(model, images, images, min(images, EVALUATION_BATCH["cpu"]), precision, cores).run_epoch()
-        slope = (resident_memory() - before) / max(images - FEW, 1)
-        return round(resident_memory() + slope * (batch_size - images)), 0
+        each = activations(model) * (2 if precision == "bf16" else 4)
+        return resident_memory() + each * (batch_size - images), 0
     torch.cuda.empty_cache()  # what was measured before in this process must not count
     torch.cuda.reset_peak_memory_stats()
     free = torch.cuda.mem_get_info()[0]

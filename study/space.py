@@ -90,7 +90,9 @@ class Scale:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Scale:
-        """Return the scale that `dataclasses.asdict` wrote. Raises KeyError or TypeError on anything else."""
+        """Return the scale that `asdict` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        if (epochs := values["epochs"]) not in config.FIELDS["epochs"].metadata["range"]:
+            raise ValueError(f"epochs {epochs}")
         return Scale(**{**values, "split": Split(**values["split"]), "budget": Budget(**values["budget"])})
 
 

@@ -195,7 +195,8 @@ class _Reader:
     def bounds(self, top: Entries, full: dict[str, Any], arms: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The least and the most of each number of a preview; None for one that could not be read."""
         given = self.section(top, "preview", bounds=True)
-        default = LEAST | {"trials": arms + 2}
+        candidates = given.get("candidates", (0, 0))[0] or 0
+        default = LEAST | {"trials": arms + max(2, candidates)}
         least = {k: number if number is None else min(default.get(k, number), number) for k, number in full.items()}
         most = full | {key: ends[1] for key, ends in given.items()}
         return least | {key: ends[0] for key, ends in given.items()}, most

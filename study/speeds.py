@@ -26,7 +26,7 @@ class KnownSpeeds:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.recalled = path, False
+        self.path = path
         self.machine = f"{hardware()} torch {torch.__version__}"
         self.all: dict[str, Any] = {}  # by machine
         if path is not None:
@@ -34,7 +34,7 @@ class KnownSpeeds:
                 self.all = files.read_json(path)
         found = self.all.get(self.machine)
         self.here: dict[str, Any] = found if isinstance(found, dict) else {}
-        self.before = set(self.here)
+        self.measured: set[str] = set()  # by this process
 
     def precision(self, measure: Callable[[], Precision]) -> Precision:
         """Return the precision that is faster here, measured where it is not known."""
@@ -44,16 +44,20 @@ class KnownSpeeds:
         return found
 
     def speed(self, key: Key, measure: Callable[[], Speed]) -> Speed:
-        """Return the speed of a network, measured where it is not known; `recalled` tells that a file knew one."""
-        name = " ".join(map(str, key))
+        """Return the speed of a network, measured where it is not known."""
+        name = _name(key)
         with suppress(KeyError, TypeError):
             known = Speed(**self.here[name])
             if files.misfit(known, Speed) is None:
-                self.recalled |= name in self.before
                 return known
         found = measure()
         self.here[name] = vars(found)
+        self.measured.add(name)
         return found
+
+    def recalled(self, key: Key) -> bool:
+        """Return whether the speed that is known of a network is of an earlier study."""
+        return _name(key) in self.here and _name(key) not in self.measured
 
     def write(self) -> None:
         """Keep what is known."""
@@ -61,6 +65,10 @@ class KnownSpeeds:
             with suppress(OSError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_json(self.path, self.all | {self.machine: self.here})
+
+
+def _name(key: Key) -> str:
+    return " ".join(map(str, key))
 
 
 def of_this_user() -> KnownSpeeds:

@@ -39,6 +39,19 @@ budget: {trials: 4, candidates: 1, seeds: 2}
 preview: {train: 100}
 """
 
+# fashion_cnn: convolution 9·4 + 4, batch norm 8, linear 784·16 + 16, linear 16·10 + 10: 12,778 parameters
+TWO_NETWORKS = """
+model: {fashion_cnn: {channels: [4], hidden: [16]}}
+optimizer: {adam: {lr: 0.001}}
+epochs: 3
+arms:
+  longer: {epochs: 5}
+  other: {model: {resnet: {blocks: [1], widths: [4], stem: 4}}, epochs: 2}
+split: {train: 1000, validation: 200}
+budget: {trials: 4, candidates: 1, seeds: 2}
+preview: {}
+"""
+
 
 def read(text: str | bytes, name: str = "space.yaml") -> Space:
     """The space of a file with this content. Raises SpaceError."""
