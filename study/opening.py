@@ -267,7 +267,7 @@ def _budget(full: Space, fidelity: Fidelity, trials: int, seeds: int) -> Budget:
 
 
 def _apply(full: Space, settings: Settings) -> Space:
-    return replace(full.at(settings.fidelity), budget=settings.budget)
+    return full.at(settings.fidelity).with_budget(settings.budget)
 
 
 def _free_name(results: Path, stem: str) -> str:
