@@ -252,8 +252,8 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
 
     chosen, split = study.space, study.space.split
     confirmed = chosen.budget.candidates + len(chosen.arms)
-    trials, epochs = _count(chosen.budget.trials, "trial"), _count(chosen.epochs, "epoch")
-    seeds = _count(chosen.budget.seeds, "seed")
+    trials, epochs = files.counted(chosen.budget.trials, "trial"), files.counted(chosen.epochs, "epoch")
+    seeds = files.counted(chosen.budget.seeds, "seed")
     begun = study.earlier or left.trials < chosen.budget.trials
     trials_left, runs_left = (f", {n} left" if begun else "" for n in (left.trials, len(left.runs)))
     speeds = ", ".join(f"{name} {speed.train:,.0f}" for name, speed in plan.speeds.items())
@@ -261,9 +261,9 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
         f"Study {study.folder.name}: {chosen.name}, {study.settings.fidelity} fidelity",
         *_configurations(study),
         f"  search   {trials} of up to {epochs}, {study.settings.rule}{trials_left}",
-        f"  confirm  {_count(confirmed, 'configuration')} × {seeds}{runs_left}",
+        f"  confirm  {files.counted(confirmed, 'configuration')} × {seeds}{runs_left}",
         f"  images   {split.train:,} train, {split.validation:,} validation, {split.test:,} test",
-        f"  device   {plan.device}, {_count(plan.slots, 'trial')} at a time, {_count(plan.cores, 'core')}"
+        f"  device   {plan.device}, {files.counted(plan.slots, 'trial')} at a time, {files.counted(plan.cores, 'core')}"
         + (f", {plan.gpus:.3g} GPU" if plan.gpus else "")
         + (f", {plan.memory_bytes / 2**30:.1f} GiB" if plan.memory_bytes else "")
         + f" each, {plan.precision}",
@@ -290,14 +290,10 @@ def _configurations(study: Study) -> list[str]:
     count, trials = study.space.configurations, study.settings.budget.trials
     if not math.isfinite(count):
         return []
-    line = f"  space    {_count(int(count), 'configuration')}"
+    line = f"  space    {files.counted(int(count), 'configuration')}"
     if needless := trials - study.space.budget.trials:
-        line += f", none tried twice: {needless:,} of {_count(trials, 'trial')} left over"
+        line += f", none tried twice: {needless:,} of {files.counted(trials, 'trial')} left over"
     return [line]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _run(
@@ -358,9 +354,9 @@ def _run(
         planned = confirm.plan(folder, chosen, found, settings.seed)
         exhausted = search.finished() and chosen.budget.trials >= chosen.most_trials
         if exhausted and (needless := settings.budget.trials - chosen.budget.trials):
-            _say(console, f"Every configuration of the space was tried: {_count(needless, 'trial')} left over")
+            _say(console, f"Every configuration of the space was tried: {files.counted(needless, 'trial')} left over")
         if len(found) < settings.budget.candidates:
-            lacks = f"{len(found)} of {_count(settings.budget.candidates, 'candidate')}"
+            lacks = f"{len(found)} of {files.counted(settings.budget.candidates, 'candidate')}"
             more = _command(options, "--extend", folder.name, "--trials", "N")
             why = (
                 "the space has no others that ran to the end"

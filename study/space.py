@@ -162,7 +162,7 @@ class Part:
                 lengths = [sorted({len(option) for option in options(key)}) for key in ("blocks", "widths")]
                 if lengths[0] != lengths[1] or len(lengths[0]) > 1:
                     blocks, widths = (" or ".join(map(str, counts)) for counts in lengths)
-                    got = f"{widths} widths for {blocks} blocks"
+                    got = f"{widths} width{'s' * (widths != '1')} for {blocks} block{'s' * (blocks != '1')}"
                     return "widths", got, "as many widths as blocks in every combination"
             case config.FashionCNN() if "channels" not in unread:
                 if (most := max(map(len, options("channels")))) > 4:

@@ -307,7 +307,6 @@ def test_a_space_of_four_configurations_is_over_after_four_trials(
         assert f"  space    4 configurations, none tried twice: {needless} trials left over\n" in printed
         assert "0 left\n  confirm  4 configurations × 1 seed, 0 left\n" in printed
     assert trials(tmp_path / "four") == found
-    tables.build(tmp_path / "four")
 
 
 @pytest.mark.slow
