@@ -179,16 +179,26 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
     where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
     if status == "finished" and candidates < budget["candidates"]:
         more = shlex.join(["--extend", folder.name, "--trials", "N", *where])
-        said.append(
-            f"{candidates} of {budget['candidates']} candidates: too few searched configurations ran to the end. To "
-            f"search more: python -m study.run {more}"
+        why = (
+            "the space has no others that ran to the end."
+            if _exhausted(about, folder)
+            else "too few searched configurations ran to the end. To search more: python -m study.run " + more
         )
+        said.append(f"{candidates} of {budget['candidates']} candidates: {why}")
     if status in ("interrupted", "running"):
         when = "Go on with" if status == "interrupted" else "If it does not run any more, go on with"
         said.append(f"{when}: {shlex.join(['python', '-m', 'study.run', '--resume', folder.name, *where])}")
     if unsaid := sorted(WORTH - about.keys()):
         said.append(f"study.json does not say: {', '.join(unsaid)}.")
     return said
+
+
+def _exhausted(about: dict[str, Any], folder: Path) -> bool:
+    """Whether the search has tried every configuration of its space."""
+    try:
+        return bool(about["budget"]["trials"] >= recorded_space(folder, about).most_trials)
+    except (SpaceError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _preview(about: dict[str, Any], folder: Path) -> str:

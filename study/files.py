@@ -50,6 +50,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def counted(number: int, what: str) -> str:
+    """Return `1 trial` or `1,024 trials`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def broken(path: Path, got: str, must: str) -> RecordError:
     """What is wrong with a file of a study, and the way on."""
     got = got if len(got) <= 800 else f"{got[:400]} … {got[-400:]}"

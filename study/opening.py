@@ -182,7 +182,8 @@ def _kept_scale(path: Path) -> Scale:
 
 def fitted(study: Study, space: Space) -> Study:
     """Return the study with a space at its scale. Raises UsageError where the study's trials are of another."""
-    settings = replace(study.settings, fidelity=space.fidelity, scale=space.scale)
+    scale = study.space.scale if space.fidelity == "full" else space.scale
+    settings = replace(study.settings, fidelity=space.fidelity, scale=scale)
     study = replace(study, space=space, settings=settings, unfitted=False)
     if study.folder.exists():
         _check_kept(study)
@@ -318,13 +319,13 @@ def recorded_space(folder: Path, about: dict[str, Any]) -> Space:
     settings = about.get("settings") or {}
     if "scale" not in settings:  # of a study before previews were fitted
         space = full.at(about.get("fidelity") or "full")
-        return replace(space, budget=Budget(**about["budget"])) if "budget" in about else space
+        return space.with_budget(Budget(**about["budget"])) if "budget" in about else space
     return _at_scale(full, about["fidelity"], Scale.from_json(settings["scale"]))
 
 
 def _at_scale(full: Space, fidelity: Fidelity, scale: Scale) -> Space:
     """Return the space at a scale; that of a full study may have another budget than its file."""
-    return replace(full, budget=scale.budget) if fidelity == "full" else full.scaled(scale)
+    return (full if fidelity == "full" else full.scaled(scale)).with_budget(scale.budget)
 
 
 def _free_name(results: Path, stem: str) -> str:

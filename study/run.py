@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import re
 import shlex
 import signal
@@ -269,16 +270,18 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
 
     chosen, split = study.space, study.space.split
     confirmed = chosen.budget.candidates + len(chosen.arms)
-    seeds = f"{chosen.budget.seeds} seed{'s' * (chosen.budget.seeds > 1)}"
+    trials, epochs = files.counted(chosen.budget.trials, "trial"), files.counted(chosen.epochs, "epoch")
+    seeds = files.counted(chosen.budget.seeds, "seed")
     begun = study.earlier or left.trials < chosen.budget.trials
     trials_left, runs_left = (f", {n} left" if begun else "" for n in (left.trials, len(left.runs)))
     speeds = ", ".join(f"{name} {speed.train:,.0f}" for name, speed in plan.speeds.items())
     lines = [
         f"Study {study.folder.name}: {chosen.name}, {study.settings.fidelity} fidelity",
-        f"  search   {chosen.budget.trials} trials of up to {chosen.epochs} epochs, {study.settings.rule}{trials_left}",
-        f"  confirm  {confirmed} configurations × {seeds}{runs_left}",
+        *_configurations(study),
+        f"  search   {trials} of up to {epochs}, {study.settings.rule}{trials_left}",
+        f"  confirm  {files.counted(confirmed, 'configuration')} × {seeds}{runs_left}",
         f"  images   {split.train:,} train, {split.validation:,} validation, {split.test:,} test",
-        f"  device   {plan.device}, {plan.slots} trials at a time, {plan.cores} core{'s' * (plan.cores > 1)}"
+        f"  device   {plan.device}, {files.counted(plan.slots, 'trial')} at a time, {files.counted(plan.cores, 'core')}"
         + (f", {plan.gpus:.3g} GPU" if plan.gpus else "")
         + (f", {plan.memory_bytes / 2**30:.1f} GiB" if plan.memory_bytes else "")
         + f" each, {plan.precision}",
@@ -302,6 +305,17 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
         )
     for line in lines:
         _say(console, line)
+
+
+def _configurations(study: Study) -> list[str]:
+    """Return a line on how many configurations a finite space has, and on trials that this makes needless."""
+    count, trials = study.space.configurations, study.settings.scale.budget.trials
+    if not math.isfinite(count):
+        return []
+    line = f"  space    {files.counted(int(count), 'configuration')}"
+    if needless := trials - study.space.budget.trials:
+        line += f", none tried twice: {needless:,} of {files.counted(trials, 'trial')} left over"
+    return [line]
 
 
 def _run(
@@ -362,12 +376,18 @@ def _run(
         search.drop_checkpoints()
         found = candidates(folder, chosen)
         planned = confirm.plan(folder, chosen, found, settings.seed)
-        if len(found) < chosen.budget.candidates:
-            lacks = (
-                f"{len(found)} of {chosen.budget.candidates} candidates: too few searched configurations ran to the end"
-            )
+        exhausted = search.finished() and chosen.budget.trials >= chosen.most_trials
+        if exhausted and (needless := settings.scale.budget.trials - chosen.budget.trials):
+            _say(console, f"Every configuration of the space was tried: {files.counted(needless, 'trial')} left over")
+        if len(found) < settings.scale.budget.candidates:
+            lacks = f"{len(found)} of {files.counted(settings.scale.budget.candidates, 'candidate')}"
             more = _command(options, "--extend", folder.name, "--trials", "N")
-            _say(console, f"{lacks}. To search more, once this has ended: {more}")
+            why = (
+                "the space has no others that ran to the end"
+                if exhausted
+                else f"too few searched configurations ran to the end. To search more, once this has ended: {more}"
+            )
+            _say(console, f"{lacks}: {why}")
         ended = {record.trial_id for record in planned if record.status in ENDED}
         if runs := len(planned) - len(ended):
             shown = progress.StageProgress(console, "confirm", len(planned), ended, runs, plan.confirm_seconds)

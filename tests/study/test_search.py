@@ -23,6 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 from study import records
 from study.config import SGD
 from study.execution import METRIC, Resources, best_so_far, replay
+from study.plan import rest
 from study.records import EpochRecord, TrialRecord
 from study.search import Proposer, Search, build_scheduler, candidates
 from study.space import Space
@@ -153,6 +154,115 @@ def test_a_configuration_is_a_candidate_once_and_an_arm_never(tmp_path: Path) ->
     equal = of(4, lr=0.05, accuracy=0.8)
     assert twice.config_id == again.config_id
     assert candidates(tmp_path, space) == [again, equal]
+
+
+# No configuration twice
+
+GRID = """
+model: {fashion_cnn: {channels: [4], hidden: [16]}}
+optimizer:
+  choice:
+    - sgd: {lr: {choice: [0.003, 0.03, 0.1]}, momentum: {choice: [0.5, 0.9]}}
+    - adam: {lr: ADAM}
+augmentation: {strength: {choice: [0, 1]}, rotation: {choice: [5, 10]}, flip: 0.5}
+epochs: 10
+arms:
+  inside: {optimizer: {sgd: {lr: 0.1, momentum: 0.9}}, augmentation: {strength: 0}, epochs: 30}
+  outside: {optimizer: {sgd: {lr: 0.2, momentum: 0.9}}, augmentation: {strength: 0}}
+budget: {trials: 100, candidates: 30, seeds: 2}
+"""
+
+
+@pytest.fixture
+def grid(monkeypatch: pytest.MonkeyPatch) -> Space:
+    """22 trials: (3 · 2 + 1) optimizers without augmentation or with one of two, and an arm outside."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # which takes most of the time
+    grid = read(GRID.replace("ADAM", "0.01"))
+    return grid.with_budget(grid.budget)
+
+
+def searched(study: Path, space: Space, cut: bool) -> list[TrialRecord]:
+    """A whole search, its trials ended in turn; where it is cut, every trial is by a process of its own.
+
+    Without augmentation, SGD with a learning rate of 0.03 is best, the more so with a momentum of 0.5.
+    """
+    search = Search(study, space, 0, "none")
+    while (record := search.next_trial()) is not None:
+        config = record.config
+        momentum = config.optimizer.momentum if isinstance(config.optimizer, SGD) else 5
+        accuracy = 0.9 - 0.1 * abs(math.log10(config.optimizer.lr / 0.03)) - 0.1 * momentum
+        search.trial_ended(*ended(study, record, [accuracy - 0.1 * config.augmentation.strength]))
+        search = Search(study, space, 0, "none") if cut else search
+    assert search.finished()
+    assert Search(study, space, 0, "none").ends_left == 0
+    return records.read_trials(study, "search")
+
+
+def test_a_finite_space_is_tried_whole_and_each_configuration_once_after_any_interruption(
+    grid: Space, tmp_path: Path
+) -> None:
+    assert (grid.configurations, grid.most_trials, grid.budget.trials, grid.budget.candidates) == (21, 22, 22, 20)
+    found = searched(tmp_path / "through", grid, cut=False)
+    assert [record.arm for record in found[:3]] == ["inside", "outside", None]
+    assert len(found) == 22
+    assert {grid.in_search(record.config) for record in found} == {*grid.combinations(0), grid.arms["outside"]}
+    assert searched(tmp_path / "cut", grid, cut=True) == found
+    best, *_, last = candidates(tmp_path / "through", grid)
+    assert best.config.optimizer == SGD(lr=0.03, momentum=0.5)
+    assert last.config.optimizer.name == "adam"
+    assert len(candidates(tmp_path / "through", grid)) == 20
+
+
+def test_trials_side_by_side_differ(grid: Space, tmp_path: Path) -> None:
+    search = Search(tmp_path, grid, 0, "none")
+    handed_out = list(iter(search.next_trial, None))
+    assert len({grid.in_search(record.config) for record in handed_out}) == len(handed_out) == 22
+    with pytest.raises(ValueError, match="must have a configuration that was not tried"):
+        search.proposer.ask("s0023")
+
+
+def test_where_the_best_of_a_continuous_space_is_one_configuration_it_is_tried_once(
+    grid: Space, tmp_path: Path
+) -> None:
+    text = GRID.replace("ADAM", "{log: [0.001, 0.01]}")
+    space = replace(read(text), arms={}).with_budget(replace(grid.budget, trials=35))
+    assert (space.configurations, space.budget.trials) == (math.inf, 35)
+    found = searched(tmp_path, space, cut=False)
+    assert len({record.config_id for record in found}) == 35
+    without = [record for record in found if record.config.augmentation.strength == 0]
+    assert sum(record.config.optimizer == SGD(lr=0.03, momentum=0.5) for record in without) == 1
+
+
+def test_what_is_left_is_drawn_where_tpe_asks_for_what_was_tried(
+    grid: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.search.ASKS", 0)
+    continuous = read(GRID.replace("ADAM", "{log: [0.001, 0.01]}").replace("flip: 0.5", "flip: {uniform: [0, 1]}"))
+    assert len({*grid.combinations(0)}) == 21
+    for space in (grid, continuous.with_budget(replace(continuous.budget, trials=60))):
+        found = searched(tmp_path / str(space.budget.trials), space, cut=False)
+        drawn = [space.in_search(record.config) for record in found]
+        assert len(set(drawn)) == len(drawn) == space.budget.trials
+        assert all(space.parameters_of(config) for config in drawn if config != space.arms["outside"])
+
+
+def test_a_continuous_space_asks_once_for_each_trial(space: Space, tmp_path: Path) -> None:
+    search = Search(tmp_path, space, 0, "none")
+    for record in iter(search.next_trial, None):
+        search.trial_ended(*ended(tmp_path, record, [0.5]))
+    asked = [trial.user_attrs["trial_id"] for trial in search.proposer.study.trials]
+    assert asked == [f"s{number:04}" for number in range(1, 17)]
+
+
+@pytest.mark.parametrize(("trials", "epochs", "ends"), [(1, 10, 2), (2, 10, 4), (4, 10, 7), (4, 1, 4)])
+def test_the_one_epoch_rule_lets_no_more_go_on_than_there_are(
+    trials: int, epochs: int, ends: int, tmp_path: Path
+) -> None:
+    space = read(SPACE.replace(f"epochs: {EPOCHS}", f"epochs: {epochs}"))
+    space = replace(space, budget=replace(space.budget, trials=trials))
+    assert Search(tmp_path, space, 0, "one-epoch").ends_left == ends
+    left = rest(space, "one-epoch")
+    assert (left.trials, left.epochs) == (trials, trials + (ends - trials) * (epochs - 1))
 
 
 def test_a_trial_that_was_cut_off_comes_first_and_counts_once(space: Space, tmp_path: Path) -> None:

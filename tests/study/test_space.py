@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -183,6 +185,56 @@ def test_models_that_differ_in_cost() -> None:
     assert {model.stem for model in SPACES["rich"].models() if isinstance(model, ResNet)} == {6, 64}
     arm_only = read("model: three_block" + TINY + "arms: {other: {model: resnet18}}")
     assert [model.name for model in arm_only.models()] == ["three_block", "resnet18"]
+
+
+FINITE = """
+model:
+  choice:
+    - resnet: {blocks: [1, 1], widths: {choice: [[8, 16], [9, 16], [64, 128]]}, stem: {int: [8, 10]}}
+    - resnet: {blocks: [1, 1], widths: {choice: [[10, 16], [65, 128]]}, stem: {int: [8, 10]}}
+    - fashion_cnn: {channels: [8]}
+optimizer: {sgd: {lr: {choice: [0.1, 0.01]}}}
+augmentation: {strength: {choice: [0, 0.5, 1]}, rotation: {choice: [5, 10]}, flip: 0.5}
+epochs: 4
+arms:
+  inside: &arm {model: {fashion_cnn: {channels: [8]}}, optimizer: {sgd: {lr: 0.1}}, augmentation: {strength: 0}}
+  inside_too: *arm
+budget: {trials: 300, candidates: 200, seeds: 2}
+preview: {trials: 250, width: 0.25}
+"""
+
+
+def test_a_finite_space_knows_how_many_configurations_it_has_and_plans_no_more_trials() -> None:
+    full = read(FINITE)
+    # Networks 3 · 3 + 2 · 3 + 1, learning rates 2, no augmentation or 2 strengths · 2 rotations.
+    assert full.configurations == (9 + 6 + 1) * 2 * (1 + 4) == len({*full.combinations(0)})
+    assert full.most_trials == 160 + 1  # for each arm is tried
+    assert full.with_budget(full.budget).budget == Budget(161, 159, 2)
+    assert full.with_budget(Budget(100, 1, 6)).budget == Budget(100, 1, 6)
+    # Of a quarter of the width stems are 2, and widths (2, 4) or (16, 32), in either network.
+    small = full.at("preview").with_budget(full.preview.budget)
+    assert small.configurations == (2 + 1) * 2 * (1 + 4) == len({*small.combinations(0)})
+    assert small.budget == Budget(31, 29, 2)
+    assert small.reductions() == ["31 of 161 trials", "29 of 159 candidates", "networks of 0.25 times the width"]
+
+
+def test_a_space_that_varies_nothing_has_one_configuration() -> None:
+    nothing = read("model: three_block" + TINY)
+    assert [*nothing.combinations(0)] == [nothing.suggest(FixedTrial({}))]
+    assert nothing.with_budget(nothing.budget).budget == Budget(1, 1, 2)
+    arm = read("model: three_block" + TINY + "arms: {only: {}}")
+    assert arm.with_budget(arm.budget).budget == Budget(1, 0, 2)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_continuous_space_has_as_many_trials_as_are_asked_for(name: str) -> None:
+    loaded = SPACES[name]
+    assert loaded.configurations == math.inf
+    assert loaded.with_budget(loaded.budget) == loaded
+    for config in itertools.islice(loaded.combinations(1), 50):
+        parameters = loaded.parameters_of(config)
+        assert parameters is not None
+        assert loaded.suggest(FixedTrial(parameters)) == config
 
 
 def test_outside_the_space() -> None:
