@@ -154,7 +154,7 @@ class Networks(ExitStack):
             yield waiting.pop(done), table
 
     def _weights(self, trial: str) -> Path:
-        return self.folder / "confirm" / trial / "best.pt"
+        return self.folder.absolute() / "confirm" / trial / "best.pt"  # workers run in another folder
 
 
 def _one(work: Work, weights: str, own: Any, shared: Any) -> pd.DataFrame:

@@ -32,7 +32,8 @@ from analysis.words import linked, plain
 from study.data import DataError
 from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
 from study.janitor import ignore_stops
-from study.opening import UsageError
+from study.opening import RESULTS, UsageError, place, refuse_namesakes
+from study.terminal import plain_signs
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
@@ -48,9 +49,10 @@ class InputError(ValueError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: done; 2: bad input; 70: a worker was killed; 74: a file that could not be read or written; 130:
     interrupted."""
+    plain_signs()
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Make the page of a study.")
-    parser.add_argument("name", nargs="?", help="the study (default: the newest)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where studies are (default: results)")
+    parser.add_argument("name", nargs="?", help="the study, or its path (default: the newest)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where studies are (default: results)")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"compare the best N (default: {TOP})")
     of_stress = f"corrupt N of the test images (default: {STRESSED['full']:,}, of a preview {STRESSED['preview']})"
     parser.add_argument("--stress-images", type=int, metavar="N", help=of_stress)
@@ -58,9 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=of_data)
     options = parser.parse_args(argv)
     try:
+        refuse_namesakes("analysis.report")
         for option, least in (("top", 0), ("stress_images", 1)):
             if (got := getattr(options, option)) is not None and got < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
+        if options.name is not None:
+            options.results, options.name = place("NAME", options.name, options.results)
         folder = find(options.results, options.name)
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

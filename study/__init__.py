@@ -2,6 +2,9 @@
 
 import os
 
+# Ray, matplotlib and others ask for a home when they are imported; in a container this user may have none.
+if os.path.expanduser("~") == "~":
+    os.environ["HOME"] = "/nonexistent"
 # Ray reads this when it is first imported. Without it, it opens its ports to the network on Linux, to the loopback
 # interface elsewhere; a study on one machine has nobody to serve.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -12,22 +12,24 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.janitor import LONGEST_TMPDIR, cleaned_up, room, undisturbed
-from study.opening import UsageError
+from study.opening import UsageError, token_path
 from study.provenance import cores, gpu_count, typed
 
 logger = logging.getLogger(__name__)
 
-TOKEN = Path("~/.ray/auth_token")
+TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # where Ray looks first
+TOKEN = "token"  # file, likewise in the run's folder
 RAYS = "r"  # folder, which Ray opens to all users, within one that is this user's alone
 ROOM_BYTES = 64 * 2**20  # for Ray's logs, sockets and the experiment's snapshots; some 2 MiB are used
 
@@ -38,10 +40,12 @@ class Cluster:
 
     dashboard: str | None  # host:port
     metrics: str | None  # host:port/metrics, for Prometheus
+    token: str = ""  # the file that holds it, or the environment variable
 
     def how_to_watch(self, study: Path) -> list[str]:
         """What to open or type to watch a study."""
-        lines = [f"  dashboard    http://{self.dashboard}, log in with the token in {TOKEN}"] if self.dashboard else []
+        login = f", log in with the token in {self.token}"
+        lines = [f"  dashboard    http://{self.dashboard}{login}"] if self.dashboard else []
         lines += [f"  prometheus   http://{self.metrics}"] if self.metrics else []
         curves, journal = (shlex.quote(str(study / name)) for name in ("tensorboard", "search/optuna.journal"))
         programs = {
@@ -66,16 +70,16 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
     if ray.is_initialized():
         yield Cluster(None, None)
         return
-    _ensure_token()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray moves tensors between no GPUs here; without this it warns of a coming change at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_task_oom_retries", "2")  # else for ever
-    with cleaned_up() as scratch:
+    with cleaned_up() as scratch, ExitStack() as stack:
         if shutil.disk_usage(scratch).free < ROOM_BYTES:
             at = room(Path(scratch).parent)
             must = f"{ROOM_BYTES / 2**20:,.0f} MiB, in a path of {LONGEST_TMPDIR} characters at most"
             raise UsageError(f"TMPDIR: got {at}, must be {must}")
+        token = stack.enter_context(_token(Path(scratch), address))
         ours = {
             "num_cpus": cores(),
             "num_gpus": gpu_count(),
@@ -87,7 +91,10 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
             options: dict[str, Any] = {} if address else ours
             on_stop = signal.getsignal(signal.SIGTERM)
             try:
-                context: Any = ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+                with chdir(_imports(scratch)):
+                    context: Any = ray.init(
+                        address or "local", log_to_driver=False, logging_level=logging.ERROR, **options
+                    )
             except (ConnectionError, RayError, RuntimeError, ValueError) as error:
                 if address is None:
                     raise
@@ -96,7 +103,8 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own in place, which exits at once
             port = context.address_info.get("metrics_export_port")
-            yield Cluster(context.dashboard_url or None, f"127.0.0.1:{port}/metrics" if port and not address else None)
+            metrics = f"127.0.0.1:{port}/metrics" if port and not address else None
+            yield Cluster(context.dashboard_url or None, metrics, token)
         finally:
             with undisturbed():
                 ray.shutdown()
@@ -128,23 +136,46 @@ def _text(path: str) -> str:
     return Path(path).read_text()
 
 
-def _ensure_token() -> None:
-    """A token that only this user can read; Ray's own is created readable by all."""
-    path = TOKEN.expanduser()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size:
+def _imports(scratch: str) -> Path:
+    """Return the current folder for Ray to start in: its workers import from there before anywhere else.
+
+    The user's could hold another `study`. This project's own holds nothing that hides a library, an installed one may.
+    """
+    folder = Path(__file__).parents[1]
+    return Path(scratch) if folder.name in ("site-packages", "dist-packages") else folder
+
+
+@contextmanager
+def _token(scratch: Path, address: str | None) -> Iterator[str]:
+    """Let Ray and all of its processes know a token; gives the file that holds it, or the environment variable.
+
+    A Ray of this run's own has a new one, that only this user can read. A cluster has this user's.
+    """
+    before = {name: os.environ[name] for name in TOKENS if name in os.environ}
+    if address:
+        path = token_path().absolute()
+        _guard(path)
+    else:
+        path = scratch / TOKEN
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+    if not address or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    AuthenticationTokenLoader.instance().reset_cache()  # that of an earlier Ray of this process
+    try:
+        yield "$RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else str(path)
+    finally:
+        for name in TOKENS:
+            os.environ.pop(name, None)
+        os.environ |= before
+
+
+def _guard(path: Path) -> None:
+    """Let only this user read the token; Ray's own is created readable by all."""
+    with suppress(OSError):  # it is somewhere else, or another user's
         if path.stat().st_mode & 0o077:
             logger.warning(
                 "%s: others could read it until now; for a new one, stop Ray, delete it, and begin again", path
             )
             path.chmod(0o600)
-        return
-    made = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    if path.exists() and not path.stat().st_size:
-        os.replace(made, path)
-        return
-    with suppress(FileExistsError):  # another study was first
-        os.link(made, path)
-    made.unlink()

@@ -13,9 +13,11 @@ import platform
 import re
 import shutil
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -28,6 +30,7 @@ from study.space import Budget, Fidelity, Preview, Scale, Space
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
 ANY_RUN = ("results", "data_dir", "address", "dry_run")  # options that no study keeps to
 SCALE = "scale.json"  # beside space.yaml: what a preview was fitted to
+RESULTS = Path("results")  # the default of --results, and this very object where it was not typed
 REACH_S = 10.0
 DEFAULT_FIT_S = 600.0  # of a study on a machine without a GPU
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -36,6 +39,10 @@ MARKS = "1 to 100 letters, digits, '.', '_' or '-', of which a letter or digit c
 
 class UsageError(ValueError):
     """What was asked for cannot be; the message names the option, what it got and what it must be."""
+
+
+class _Busy(UsageError):
+    """Another run has the study's folder."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,17 @@ class Study:
 
 def open_study(arguments: argparse.Namespace) -> Study:
     """The study that the command line means; writes nothing. Raises SpaceError, UsageError or RecordError."""
+    for option in ("resume", "extend"):
+        if name := getattr(arguments, option):
+            arguments.results, name = place(f"--{option}", name, arguments.results)
+            setattr(arguments, option, name)
     for option in ("resume", "extend", "name"):
         name = getattr(arguments, option)
         if name is not None and not NAME.fullmatch(name):
             raise UsageError(f"--{option}: got {name!r}, must be {MARKS}")
     if arguments.address:
         _reach(arguments.address)
+        _check_token()
     if arguments.space is not None:
         return _new(arguments)
     return _earlier(arguments, arguments.resume or arguments.extend)
@@ -90,27 +102,100 @@ def _reach(address: str) -> None:
         raise UsageError(f"--address: got {got}, must be a Ray cluster that runs") from error
 
 
+def token_path() -> Path:
+    """Return the file in which Ray looks for this user's token, unless $RAY_AUTH_TOKEN holds it."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(named) if named else Path(os.environ.get("HOME") or ".", ".ray", "auth_token")
+
+
+def _check_token() -> None:
+    """Raise UsageError where Ray finds no token of this user, which it would say once all is measured."""
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # seconds to import
+    from ray.exceptions import AuthenticationError
+
+    AuthenticationTokenLoader.instance().reset_cache()  # that of an earlier Ray of this process
+    try:
+        there = AuthenticationTokenLoader.instance().has_token()
+    except AuthenticationError:  # $RAY_AUTH_TOKEN_PATH leads nowhere
+        there = False
+    if not there:
+        must = "the token that the cluster was started with: copy it there, or set RAY_AUTH_TOKEN_PATH"
+        raise UsageError(f"--address: got no token in {token_path()}, must be {must}")
+
+
+def place(option: str, name: str, results: Path) -> tuple[Path, str]:
+    """Return the results folder and the name of a study, which is given by its name or, as by Tab, by its path.
+
+    Raises UsageError where the path leads to another folder than --results.
+    """
+    path = Path(name)
+    if "/" not in name or (path.parent == Path() and not os.path.exists(path / "study.json")):
+        return results, name.rstrip("/")
+    if results is not RESULTS and path.parent.resolve() != results.resolve():
+        raise UsageError(f"{option}: got {name} and --results {results}, must be in one folder; leave out --results")
+    return path.parent, path.name
+
+
+def refuse_namesakes(module: str) -> None:
+    """Raise UsageError where the current folder has another `study` or `analysis`, which hides this program's."""
+    for name in ("study", "analysis"):
+        package, folder = sys.modules.get(name), Path(__file__).parent.with_name(name)
+        if package is not None and not any(folder.samefile(at) for at in package.__path__):
+            got = f"got {next(iter(package.__path__))}, must be {folder}"
+            raise UsageError(f"{name}: {got}, which it hides: type python -P -m {module} …, or go to another folder")
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
+def claimed(study: Study, numbered: bool) -> Iterator[tuple[Study, int]]:
+    """Lock the study's folder; gives the study and what `locked` gives.
+
+    `numbered`: nobody has named the study, and it takes another number where another run was first. Raises UsageError.
+    """
+    with ExitStack() as stack:
+        while True:
+            try:
+                lock = stack.enter_context(locked(study.folder, new=numbered))
+                break
+            except _Busy:
+                if not numbered:
+                    raise
+                results = study.folder.parent
+                study = replace(study, folder=results / _free_name(results, study.space.name))
+        yield study, lock
+
+
+@contextmanager
+def locked(folder: Path, new: bool = False) -> Iterator[int]:
     """Keep a second run out of the folder while this one lasts; gives the lock's file descriptor. Raises UsageError.
 
     The lock ends with the last process that has the file open: where a run was killed, when it has been cleaned up. A
-    folder made for a study that was never begun is removed.
+    folder made for a study that was never begun is removed, and those made above it. `new`: the folder must not exist.
     """
-    ours = not folder.exists() or (folder / ".lock").exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    ours = bool(made) or (folder / ".lock").exists()
+    busy = _Busy(f"{folder.name}: another run is working on it; wait for it, or begin one with another --name")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=not new)
         file = (folder / ".lock").open("a+")
     except OSError as error:
+        if new and isinstance(error, FileExistsError) and folder.is_dir():
+            raise busy from error
         raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be a folder to write to") from error
-    busy = UsageError(f"{folder.name}: another run is working on it; wait for it, or begin one with another --name")
     with file:
-        while not _taken(file):
+        try:
+            taken = _taken(file)
+        except OSError as error:
+            if made:
+                _remove(made)
+            must = "on a file system with locks: mount it with them (Lustre: -o flock), or name another folder"
+            raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be {must}") from error
+        while not taken:
             file.seek(0)
             host, _, process = file.read().partition(" ")
             if host != platform.node() or not re.fullmatch(r"\d{1,9}", process) or psutil.pid_exists(int(process)):
                 raise busy
             time.sleep(0.1)  # it was killed; what it left is being cleaned up
+            taken = _taken(file)
         try:
             ours_still = os.path.samestat(os.fstat(file.fileno()), (folder / ".lock").stat())
         except FileNotFoundError:
@@ -125,16 +210,32 @@ def locked(folder: Path) -> Iterator[int]:
             yield file.fileno()
         finally:
             if ours and not (folder / "study.json").exists():
-                (folder / ".lock").unlink(missing_ok=True)
-                with suppress(OSError):  # there is something in it
-                    folder.rmdir()
+                _remove(made or [folder])
+
+
+def _remove(folders: list[Path]) -> None:
+    """Remove a study's folder that holds its lock alone, and then those made above it."""
+    (folders[0] / ".lock").unlink(missing_ok=True)
+    with suppress(OSError):  # there is something in it
+        for folder in folders:
+            folder.rmdir()
 
 
 def _taken(lock: TextIO) -> bool:
+    """Take the lock if it is free. Raises OSError where the file system has none.
+
+    Either kind belongs to the open file, which the process that cleans up keeps open, and not to a process.
+    """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # Lustre, some NFS and FUSE
+        whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        try:
+            fcntl.fcntl(lock, fcntl.F_OFD_SETLK, whole)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
+            return False
     return True
 
 

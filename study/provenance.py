@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,13 @@ def typed(name: str | None = None) -> str:
     if shutil.which(path.name) == str(path):
         return path.name
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def command(module: str, *arguments: str) -> str:
+    """Return what the user can type to run a module of this program in the current folder."""
+    # Elsewhere than in the project's own folder, what lies in the current one could hide its packages, without -P.
+    safely = [] if Path(__file__).parents[1].samefile(Path.cwd()) else ["-P"]
+    return shlex.join([typed(), *safely, "-m", module, *arguments])
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,6 @@ import argparse
 import errno
 import math
 import re
-import shlex
 import signal
 import sys
 import traceback
@@ -23,10 +22,20 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from study import data, files, provenance, records
+from study import data, files, provenance, records, terminal
 from study.files import RecordError
 from study.janitor import cleaned_up, ignore_stops, room, say_if_killed, undisturbed
-from study.opening import SCALE, Study, UsageError, check_disk, fitted, locked, open_study
+from study.opening import (
+    RESULTS,
+    SCALE,
+    Study,
+    UsageError,
+    check_disk,
+    claimed,
+    fitted,
+    open_study,
+    refuse_namesakes,
+)
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
 
@@ -42,12 +51,14 @@ TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    terminal.plain_signs()
     typed = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(typed)
     console = Console(highlight=False)
     study: Study | None = None
     signal.signal(signal.SIGTERM, _interrupt)  # from the start, so that a stop cleans up at every time
     try:
+        refuse_namesakes("study.run")
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
@@ -55,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
                 study, _, plan, left = _plan(study)
                 _show_plan(console, study, plan, left, arguments.address)
             return 0
-        with locked(study.folder) as lock, cleaned_up(lock):
+        unnamed = arguments.space is not None and arguments.name is None
+        with claimed(study, unnamed) as (study, lock), cleaned_up(lock):
             if study.earlier:
                 study = open_study(arguments)  # a run that has ended meanwhile may have changed it
             elif (study.folder / "study.json").exists():
@@ -107,8 +119,8 @@ def _tell(text: str) -> None:
     try:
         print(lines, file=sys.stderr, flush=True)
     except OSError:
-        with suppress(OSError), open("/dev/tty", "w") as terminal:
-            print(lines, file=terminal)
+        with suppress(OSError), open("/dev/tty", "w", errors=terminal.PLAIN) as screen:
+            print(lines, file=screen)
 
 
 def _say(console: Console, text: str) -> None:
@@ -146,7 +158,7 @@ def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]
     elif not (arguments.resume or arguments.extend):
         return "Nothing was begun."
     # An extension that is not written down yet, or a --resume that was stopped early.
-    return f"{KEPT} {shlex.join([provenance.typed(), '-m', 'study.run', *typed])}"
+    return f"{KEPT} {provenance.command('study.run', *typed)}"
 
 
 def _command(arguments: argparse.Namespace, *options: str) -> str:
@@ -154,7 +166,7 @@ def _command(arguments: argparse.Namespace, *options: str) -> str:
     where = ["--results", str(arguments.results)] if arguments.results != Path("results") else []
     where += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
     where += ["--address", arguments.address] if arguments.address else []
-    return shlex.join([provenance.typed(), "-m", "study.run", *options, *where])
+    return provenance.command("study.run", *options, *where)
 
 
 def _there(path: Path) -> bool:
@@ -172,10 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--space", metavar="FILE", help="the search space: a file, or a name in search_spaces/")
-    source.add_argument("--resume", metavar="NAME", help="go on with a study that was cut off")
+    source.add_argument("--resume", metavar="NAME", help="go on with a study that was cut off; NAME may be its path")
     source.add_argument("--extend", metavar="NAME", help="go on with more --trials or --seeds, and what it has learnt")
     parser.add_argument("--name", help="folder of the study (default: the space's name, numbered)")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: results")
     of_trials = "search trials (default: the space's); with --extend, how many more than there are"
     parser.add_argument("--trials", type=_positive, metavar="N", help=of_trials)
     of_seeds = "seeds to confirm over (default: the space's); with --extend, the new total"
@@ -412,9 +424,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:
     failed = [record for record in everything if record.status == "failed"]
-    where = "" if folder.parent == Path("results") else f" --results {shlex.quote(str(folder.parent))}"
-    where += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-    report = f"{provenance.typed()} -m analysis.report {folder.name}{where}"
+    where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
+    where += ["--data-dir", str(data_dir)] if data_dir else []
+    report = provenance.command("analysis.report", folder.name, *where)
     _say(console, f"Done. To see what came out: {report}")
     if failed:
         names = ", ".join(record.trial_id for record in failed)
