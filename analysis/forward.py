@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from analysis.errors import WorkerLost
 from study import models
 from study.config import TrialConfig, from_dict
 from study.files import RecordError, broken, write_whole
@@ -25,10 +26,6 @@ from study.trainer import load_whole
 
 # What runs in the workers: the network with its configuration and seed, then arguments that all share.
 Work = Callable[..., pd.DataFrame]
-
-
-class WorkerLost(RuntimeError):
-    """A process that ran a network was killed, and two more after it."""
 
 
 def load_network(path: Path) -> tuple[nn.Module, TrialConfig]:

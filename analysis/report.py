@@ -13,37 +13,26 @@ import argparse
 import errno
 import logging
 import sys
-from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jinja2
-from markupsafe import Markup, escape
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from analysis.blocks import Picture, Section
-from analysis.evidence import gather
-from analysis.findings import Page, page
-from analysis.forward import WorkerLost
-from analysis.rerun import STRESSED, Said
-from analysis.schemas import SCHEMAS
-from analysis.words import linked, plain
+from analysis.errors import InputError, WorkerLost
 from study.data import DataError
 from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
 from study.janitor import ignore_stops
 from study.opening import RESULTS, UsageError, place, refuse_namesakes
 from study.terminal import plain_signs
 
-# Where the tables are that captions name, from the page.
-FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
+if TYPE_CHECKING:  # pandas, torch and matplotlib take seconds to import: bad input is answered before
+    from analysis.rerun import Said
+
 logger = logging.getLogger(__name__)
 
 TOP = 8  # configurations that are compared two by two
-
-
-class InputError(ValueError):
-    """What the user asked for is not there; the message says what is."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="the study, or its path (default: the newest)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where studies are (default: results)")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"compare the best N (default: {TOP})")
-    of_stress = f"corrupt N of the test images (default: {STRESSED['full']:,}, of a preview {STRESSED['preview']})"
+    of_stress = "corrupt N of the test images (default: 1,000, of a preview 200)"
     parser.add_argument("--stress-images", type=int, metavar="N", help=of_stress)
     of_data = "a folder that holds Fashion-MNIST's IDX files"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=of_data)
@@ -127,6 +116,10 @@ def build(
     The best `top` configurations are compared, `stressed` of the test images corrupted; `step` is told what is being
     done, `data_dir` holds Fashion-MNIST where it is not found by itself. Raises RecordError and DataError.
     """
+    from analysis.evidence import gather
+    from analysis.findings import page
+    from analysis.render import pictures, render
+
     refuse_links(folder)
     drop_temporaries(folder)
     evidence = gather(folder, top, stressed, step, data_dir)
@@ -140,41 +133,6 @@ def build(
     write_whole(folder / "report.md", render("report.md.j2", made).encode())
     write_whole(folder / "report.html", render("report.html.j2", made).encode())
     return folder / "report.html"
-
-
-def pictures(sections: Sequence[Section]) -> Iterator[Picture]:
-    """All figures of the sections, and of the smaller ones in them."""
-    for section in sections:
-        yield from section.pictures
-        yield from pictures(section.parts)
-
-
-def render(template: str, made: Page) -> str:
-    """The page by one of the templates; in HTML, everything that comes from the study is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
-        autoescape=template.endswith(".html.j2"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    files = {plain(name): path for name, path in FILES.items()}
-    environment.filters |= {"plain": plain, "caption": lambda text: linked(plain(text), files, "[{name}]({path})")}
-    if template.endswith(".html.j2"):
-        environment.finalize = lambda value: _unbroken(value) if type(value) is str else value
-        environment.filters["caption"] = _caption
-    pngs: dict[bytes, int] = {}  # each once in the page, however many cards show it: the place of each is its name
-    environment.filters["stored"] = lambda png: pngs.setdefault(png, len(pngs))
-    return environment.get_template(template).render(page=made, pngs=pngs, base64=lambda png: b64encode(png).decode())
-
-
-def _caption(text: str) -> Markup:
-    return Markup(linked(str(escape(_unbroken(text))), FILES, '<a href="{path}">{name}</a>'))
-
-
-def _unbroken(text: str) -> str:
-    """With every number and its % on one line."""
-    return text.replace(" %", "\u00a0%")
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def made(
     table["brightness"] = np.arange(images) % 97 / 97
     label, hard = rng.integers(0, 10, images), rng.normal(0, ALIKE**0.5, images)
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    keys: dict[str, list[dict[str, object]]] = {name: [] for name in TABLES}
     for place, (name, config) in enumerate(space_file.load(space_file.FOLDER / space).arms.items()):
         arm = (planted or {}).get(name, Arm())
         for number in range(seeds):
@@ -86,9 +87,14 @@ def made(
                     "calibration": _calibration(rng),
                 }  # fmt: skip
                 for what, of in made_of.items():
-                    rows[what].append(of.assign(**key))
+                    rows[what].append(of)
+                    keys[what].append(key)
             rows["trials"].append(pd.DataFrame([trial]))
     joined = {name: pd.concat(of, ignore_index=True) for name, of in rows.items()}
+    for name, of in keys.items():
+        if of:
+            keyed = pd.DataFrame(of).loc[np.repeat(np.arange(len(of)), [len(table) for table in rows[name]])]
+            joined[name] = pd.concat([joined[name], keyed.reset_index(drop=True)], axis=1)
     hyper = [name for name in SCHEMAS["trials"].names if name.startswith("hp_")]
     joined["trials"] = joined["trials"].reindex(columns=joined["trials"].columns.union(hyper, sort=False))
     return Runs(images=table, **joined)

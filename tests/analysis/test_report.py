@@ -15,10 +15,10 @@ import pytest
 from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
-from analysis import evidence, report, tables
+from analysis import evidence, render, report, tables
 from analysis.sections import scorecard
 from analysis.words import label, linked, plain
-from study import space_file
+from study import data, space_file
 from study.files import read_json, write_json
 from study.opening import UsageError
 
@@ -149,7 +149,7 @@ def test_markdown_takes_text_as_text(text: str, escaped: str) -> None:
 
 
 def test_a_caption_links_the_whole_name_of_a_table() -> None:
-    files = {plain(name): path for name, path in report.FILES.items()}
+    files = {plain(name): path for name, path in render.FILES.items()}
     said = linked(plain("Of maps. Tables: attention, attention_checks."), files, "[{name}]({path})")
     checks = "[attention\\_checks](tables/attention_checks.parquet)"
     assert said == f"Of maps. Tables: [attention](tables/attention.parquet), {checks}."
@@ -236,6 +236,26 @@ def test_the_page_is_one_file_and_the_same_when_made_again(made: Path) -> None:
         assert (made / name).read_text().startswith("<?xml")
 
 
+def test_nothing_of_the_users_changes_figures_or_tables(made: Path, tmp_path: Path) -> None:
+    """Neither matplotlib's settings, which would end it here, nor folders that cannot be written, locale or threads."""
+    study = tmp_path / "results" / made.name
+    shutil.copytree(made, study, ignore=shutil.ignore_patterns("figures", "tables", "cache", "report.*"))
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 20\naxes.facecolor: red\nimage.lut: 7\n")
+    (tmp_path / "latin").write_bytes(b"font.family: \xe9")
+    users = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": str(tmp_path / "latin")}
+    users |= {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none", "XDG_CACHE_HOME": str(data._cache().parent)}
+    users |= {"LC_ALL": "de_DE.UTF-8", "TZ": "Asia/Kolkata", "PYTHONHASHSEED": "1", "PYTHONUTF8": "0"}
+    users |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1", "COLUMNS": "20"}
+    users |= {"PYTHONPATH": str(Path(report.__file__).parents[1])}
+    command = [sys.executable, "-m", "analysis.report", made.name, "--results", "results"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | users, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "matplotlib" not in done.stderr.lower()
+    files = [path.relative_to(made) for path in made.rglob("*") if path.is_file() and path.parent.name != "cache"]
+    assert len([path for path in files if path.suffix in (".svg", ".parquet")]) > 20
+    assert [str(path) for path in files if (study / path).read_bytes() != (made / path).read_bytes()] == []
+
+
 def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, created in (("b-old", "2026-01-01T00:00:00+00:00"), ("a-new", "2026-02-01T00:00:00+00:00")):
         (tmp_path / name).mkdir()
@@ -251,14 +271,12 @@ def test_a_study_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"got {name!r}, must be a study in {tmp_path}: made" in capsys.readouterr().err
 
 
-def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path) -> None:
+def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "made", confirm=False)
     (tmp_path / "made" / "search" / "s0000" / "trial.json").write_text("{")
-    command = [sys.executable, "-m", "analysis.report", "made", "--results", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "s0000/trial.json" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert report.main(["made", "--results", str(tmp_path)]) == 2
+    [said] = [line for line in capsys.readouterr().err.splitlines() if "s0000/trial.json" in line]
+    assert said.startswith("error: ")
 
 
 def test_a_folder_without_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,8 +370,3 @@ def test_verdicts_of_other_code_are_told_apart(made: Path, tmp_path: Path) -> No
     assert set(evidence._elsewhere(tmp_path / "another").judged) == {""}
     tables.write(folder, "claims", tables.read(folder, "claims"), "of another time")
     assert set(evidence._elsewhere(tmp_path / "another").judged) == {", judged by other code"}
-
-
-def test_ray_stays_out() -> None:
-    code = "import sys, analysis.report; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

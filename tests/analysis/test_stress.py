@@ -36,7 +36,7 @@ ALL_INSIDE = Augmentation(0.5, rotation=10, translation=0.1, scale=0.1, shear=5,
 
 # The amount of which a corruption makes no change, where that is not 0: photons, pixels of the side, pixels (OpenCV
 # takes 0 for a standard deviation to be chosen).
-NEUTRAL = {"shot_noise": 1e9, "pixelate": 28, "gaussian_blur": 1e-3, "low_pass": 1e-3}
+NEUTRAL = {"shot_noise": 4e6, "pixelate": 28, "gaussian_blur": 1e-3, "low_pass": 1e-3}
 
 
 def change(images: Bytes, changed: Bytes) -> float:
