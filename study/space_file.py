@@ -531,7 +531,7 @@ def _as_number(text: str, limits: Range) -> str | None:
 
 
 def _one_of(known: Collection[str], got: str, elsewhere: dict[str, str] | None = None) -> str:
-    """Return the known names, and which of them, or of `elsewhere`, is meant: by another tool's name, or the nearest."""
+    """Return the known names, and which of them, or of `elsewhere`, is meant: the same, a synonym or the nearest."""
     if not known:
         return "left out: there are none here"
     texts = (elsewhere or {}) | {name: name for name in known}
