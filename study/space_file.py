@@ -300,7 +300,7 @@ class _Reader:
         if "augmentation" in entries:
             inner = _join(key, "augmentation")
             is_mapping = isinstance(entries["augmentation"], yaml.MappingNode)
-            what = "a mapping, or left out for none"
+            what = "a mapping, {strength: 0} for none"
             maxima = self.mapping(entries["augmentation"], inner, _names(Augmentation()), what)
             part, bad = self.fill(maxima, inner, Augmentation(), fixed, ("strength",) if is_mapping else ())
             off = part.greatest("strength") == 0

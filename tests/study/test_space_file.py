@@ -292,7 +292,7 @@ HABITS = [
         for no in ("No", "off", "~")
     ),
     *(
-        ("epochs: 5", f"epochs: 5\naugmentation: {no}", "must be a mapping, or left out for none")
+        ("epochs: 5", f"epochs: 5\naugmentation: {no}", "must be a mapping, {strength: 0} for none")
         for no in ("No", "off", "none", "")
     ),
     ("epochs: 5", "epochs: 5\naugmentation: {strength: 1, RandomRotation: 10}", "(did you mean rotation?)"),
