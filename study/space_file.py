@@ -328,7 +328,7 @@ class _Reader:
         parts = {k: self.component(entries[k], _join(key, k), k, fixed) for k in config.COMPONENTS if k in entries}
         if "augmentation" in entries:
             inner = _join(key, "augmentation")
-            what = "a mapping, or left out for none"
+            what = "a mapping, {strength: 0} for none"
             maxima = self.mapping(entries["augmentation"], inner, _names(Augmentation()), what)
             is_mapping = isinstance(entries["augmentation"], yaml.MappingNode)
             part, bad = self.fill(maxima, inner, Augmentation(strength=1 if is_mapping else 0), fixed)
@@ -564,7 +564,7 @@ def _as_number(text: str, limits: Range) -> str | None:
 
 
 def _one_of(known: Collection[str], got: str, elsewhere: dict[str, str] | None = None) -> str:
-    """Return the known names, and which of them or of `elsewhere` is meant: a tool's synonym, or the nearest."""
+    """Return the known names, and which of them, or of `elsewhere`, is meant: the same, a synonym or the nearest."""
     if not known:
         return "left out: there are none here"
     texts = (elsewhere or {}) | {name: name for name in known}

@@ -15,7 +15,7 @@ import pytest
 from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
-from analysis import evidence, render, report, tables
+from analysis import evidence, findings, render, report, tables
 from analysis.sections import scorecard
 from analysis.words import label, linked, plain
 from study import data, space_file
@@ -102,6 +102,17 @@ def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(tmp_pa
         " of 9 candidates: too few searched configurations ran to the end. To search more: python -m study.run --extend"
     )
     assert said in pages(folder)[1].replace("\\", "")
+
+
+def test_a_study_that_has_tried_its_whole_space_is_not_to_be_extended(tmp_path: Path) -> None:
+    trials = pd.DataFrame({"stage": [], "status": [], "arm": []})
+    for varied, more in (("{choice: [0.1, 0.2]}", False), ("{log: [0.1, 0.2]}", True)):
+        space = f"model: three_block\noptimizer: {{adam: {{lr: {varied}}}}}\nepochs: 1\n"
+        (tmp_path / "space.yaml").write_text(f"{space}budget: {{trials: 9, candidates: 1, seeds: 1}}")
+        budget = {"trials": 2, "candidates": 1, "seeds": 1}
+        said = findings.state({"status": "finished", "fidelity": "full", "budget": budget}, trials, tmp_path)
+        assert any(f"0 of 1 candidates: {'too few' if more else 'the space has no others'}" in line for line in said)
+        assert any("--extend" in line for line in said) == more
 
 
 def test_a_study_that_has_only_begun(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ BROKEN = {
 5: optimizer.adam.weight_decay.log: got [0, 0.1], must be [low, high] with low above 0
 """,
     "loop_of_aliases": """
-3: optimizer: got text 'choice', must be one of sgd, adam, adamw
+3: optimizer: got text 'choice', must be one of sgd, adam, adamw, rmsprop
 5: arms.one.one: got an unknown key, must be one of @TRIAL_KEYS
 """,
     "low_above_high": """
@@ -79,7 +79,7 @@ BROKEN = {
 1: model: got nothing, must be given
 1: epochs: got nothing, must be given
 1: optimizer.adam.lr: got nothing, must be given
-2: schedule: got nothing, must be one of none, step, cosine (did you mean none?)
+2: schedule: got nothing, must be one of none, step, cosine, one_cycle (did you mean none?)
 3: augmentation.strength: got nothing, must be given
 4: budget.candidates: got nothing, must be given
 4: budget.seeds: got nothing, must be given
@@ -87,9 +87,9 @@ BROKEN = {
 6: arms: got [text 'one', text 'two'], must be a mapping
 """,
     "missing_optimizer": """
-5: optimizer: got text 'adamm', must be one of sgd, adam, adamw (did you mean adam?)
+5: optimizer: got text 'adamm', must be one of sgd, adam, adamw, rmsprop (did you mean adam?)
 6: optimizer.adam.lr: got nothing, must be given
-11: arms.rms.optimizer: got text 'rmsprop', must be one of sgd, adam, adamw
+11: arms.rms.optimizer: got text 'rmsprop', must be one of sgd, adam, adamw, rmsprop
 12: arms.searched.optimizer.sgd.lr: got a mapping, must be a fixed value
 13: arms.chosen.optimizer: got a choice, must be one fixed option in an arm
 14: arms.nothing.optimizer: got nothing, must be given because the space varies it
@@ -270,11 +270,11 @@ HABITS = [
     (
         "{adam: {lr: 0.01}}",
         "AdamW",
-        "got text 'AdamW', must be one of sgd, adam, adamw (did you mean adamw?)",
+        "got text 'AdamW', must be one of sgd, adam, adamw, rmsprop (did you mean adamw?)",
     ),
-    ("{adam:", "{SGD:", "optimizer: got text 'SGD', must be one of sgd, adam, adamw (did you mean sgd?)"),
+    ("{adam:", "{SGD:", "optimizer: got text 'SGD', must be one of sgd, adam, adamw, rmsprop (did you mean sgd?)"),
     ("{adam:", "{rmsprop:", "optimizer: got text 'rmsprop', must be one of sgd, adam, adamw$"),
-    ("{adam: {lr: 0.01}}", "{name: adam, lr: 0.01}", f"got a mapping, must be one of sgd, adam, adamw, {COMPONENT}"),
+    ("{adam: {lr: 0.01}}", "{name: adam, lr: 0.01}", f"got a mapping, must be one of sgd, adam, adamw, rmsprop, {COMPONENT}"),
     ("lr: 0.01", "learning_rate: 0.01", f"adam.learning_rate: {UNKNOWN} lr, weight_decay (did you mean lr?)"),
     ("lr: 0.01", "LR: 0.01", "(did you mean lr?)"),
     ("lr: 0.01", "lr:0.01", "(did you mean lr?)"),
@@ -288,11 +288,11 @@ HABITS = [
     ("epochs: 5", "epochs: 5\nschedule: StepLR", "(did you mean step?)"),
     ("epochs: 5", "epochs: 5\nschedule: {CosineAnnealingLR: {}}", "(did you mean cosine?)"),
     *(
-        ("epochs: 5", f"epochs: 5\nschedule: {no}", "none, step, cosine (did you mean none?)")
+        ("epochs: 5", f"epochs: 5\nschedule: {no}", "none, step, cosine, one_cycle (did you mean none?)")
         for no in ("No", "off", "~")
     ),
     *(
-        ("epochs: 5", f"epochs: 5\naugmentation: {no}", "must be a mapping, or left out for none")
+        ("epochs: 5", f"epochs: 5\naugmentation: {no}", "must be a mapping, {strength: 0} for none")
         for no in ("No", "off", "none", "")
     ),
     ("epochs: 5", "epochs: 5\naugmentation: {strength: 1, RandomRotation: 10}", "(did you mean rotation?)"),
