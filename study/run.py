@@ -24,7 +24,7 @@ from rich.text import Text
 from study import data, files, provenance, records, terminal
 from study.files import RecordError
 from study.janitor import cleaned_up, ignore_stops, room, say_if_killed, undisturbed
-from study.opening import RESULTS, Study, UsageError, check_disk, claimed, open_study, refuse_namesakes
+from study.opening import RESULTS, Study, UsageError, check_disk, check_surroundings, claimed, open_study
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     study: Study | None = None
     signal.signal(signal.SIGTERM, _interrupt)  # from the start, so that a stop cleans up at every time
     try:
-        refuse_namesakes("study.run")
+        check_surroundings("study.run")
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
