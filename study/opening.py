@@ -136,13 +136,16 @@ def place(option: str, name: str, results: Path) -> tuple[Path, str]:
     return path.parent, path.name
 
 
-def refuse_namesakes(module: str) -> None:
-    """Raise UsageError where the current folder has another `study` or `analysis`, which hides this program's."""
+def check_surroundings(module: str) -> None:
+    """Raise UsageError where other packages hide this program's, or where what is typed is no text."""
     for name in ("study", "analysis"):
         package, folder = sys.modules.get(name), Path(__file__).parent.with_name(name)
-        if package is not None and not any(folder.samefile(at) for at in package.__path__):
+        if package is not None and folder.resolve() not in (Path(at).resolve() for at in package.__path__):
             got = f"got {next(iter(package.__path__))}, must be {folder}"
             raise UsageError(f"{name}: {got}, which it hides: type python -P -m {module} …, or go to another folder")
+    for word in psutil.Process().cmdline():  # Ray notes them
+        if any("\ud800" <= sign <= "\udfff" for sign in word):
+            raise UsageError(f"{word}: got bytes that are no text here, must be UTF-8: set PYTHONUTF8=1, or rename it")
 
 
 @contextmanager

@@ -31,10 +31,10 @@ from study.opening import (
     Study,
     UsageError,
     check_disk,
+    check_surroundings,
     claimed,
     fitted,
     open_study,
-    refuse_namesakes,
 )
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     study: Study | None = None
     signal.signal(signal.SIGTERM, _interrupt)  # from the start, so that a stop cleans up at every time
     try:
-        refuse_namesakes("study.run")
+        check_surroundings("study.run")
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:

@@ -275,11 +275,20 @@ def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureF
     assert str(tmp_path / "a-new" / "report.html") in capsys.readouterr().out
 
 
+def test_a_study_goes_by_its_path_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "made", confirm=False)
+    assert report.main([f"{tmp_path}/made/", "--top", "0"]) == 0
+    assert str(tmp_path / "made" / "report.html") in capsys.readouterr().out
+    assert report.main([f"{tmp_path}/made/", "--results", str(tmp_path / "other")]) == 2
+    assert f"NAME: got {tmp_path}/made/ and --results {tmp_path}/other, must be in one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nope", "../made", "", "."])
 def test_a_study_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     make(tmp_path / "made", confirm=False)
     assert report.main([name, "--results", str(tmp_path)]) == 2
-    assert f"got {name!r}, must be a study in {tmp_path}: made" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"got {name!r}, must be a study in {tmp_path}: made" in said or f"got {name} and --results " in said
 
 
 def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
