@@ -36,6 +36,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The page of a study with an arm of a strange name, another named as a candidate, and candidates that it lacks."""
+    folder = make(tmp_path_factory.mktemp("results") / "made", images=50)
+    rename(folder, "baseline", "candidate-2")
+    rename(folder, "augmented", "$x_{ | <i>")
+    about = read_json(folder / "study.json")
+    write_json(folder / "study.json", about | {"budget": about["budget"] | {"candidates": 9}})
+    return pages(folder)
+
+
 def title(markdown: str) -> str:
     return markdown.splitlines()[0].removeprefix("# ")
 
@@ -53,10 +64,8 @@ def test_a_better_candidate(tmp_path: Path) -> None:
     assert re.search(r"\| candidate-1 − baseline +\| better +\| +\+3.93 \|", text)
 
 
-def test_the_page_opens_on_the_pair_of_its_headline(tmp_path: Path) -> None:
-    rename(make(tmp_path / "made", images=50), "baseline", "candidate-2")
-    html, _ = pages(tmp_path / "made")
-    assert re.findall(r" selected>(.+?)</option>", html) == ["candidate-1", "arm augmented"]
+def test_the_page_opens_on_the_pair_of_its_headline(odd: tuple[str, str]) -> None:
+    assert re.findall(r" selected>(.+?)</option>", odd[0]) == ["candidate-1", "arm $x_{ | &lt;i&gt;"]
 
 
 def test_a_worse_candidate_is_called_worse(tmp_path: Path) -> None:
@@ -94,14 +103,11 @@ def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
     assert f"Go on with: python -m study.run --resume made --results {plain(str(tmp_path))}" in text
 
 
-def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(tmp_path: Path) -> None:
-    folder = make(tmp_path / "made", images=50)
-    about = read_json(folder / "study.json")
-    write_json(folder / "study.json", about | {"budget": about["budget"] | {"candidates": 9}})
+def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(odd: tuple[str, str]) -> None:
     said = (
         " of 9 candidates: too few searched configurations ran to the end. To search more: python -m study.run --extend"
     )
-    assert said in pages(folder)[1].replace("\\", "")
+    assert said in odd[1].replace("\\", "")
 
 
 def test_a_study_that_has_tried_its_whole_space_is_not_to_be_extended(tmp_path: Path) -> None:
@@ -192,10 +198,8 @@ def test_all_that_a_study_says_is_taken_as_text_in_markdown() -> None:
     assert [value for value in values if not ours.fullmatch(value)] == []
 
 
-def test_an_arm_may_be_named_anything(tmp_path: Path) -> None:
-    folder = make(tmp_path / "made", images=50)
-    rename(folder, "augmented", "$x_{ | <i>")
-    html, text = pages(folder)
+def test_an_arm_may_be_named_anything(odd: tuple[str, str]) -> None:
+    html, text = odd
     assert "arm $x_{ | &lt;i&gt;" in html
     row = next(line for line in text.splitlines() if line.startswith("| arm $x"))
     assert row.count(" | ") == 6, "a border in a name is no border of the table"

@@ -210,6 +210,20 @@ def test_ctrl_c_is_held_down(study: Study) -> None:
     assert "Traceback" not in study.log.read_text()
 
 
+def test_it_is_suspended_for_a_minute(study: Study, undisturbed: Study) -> None:
+    def suspend(driver: subprocess.Popen[str]) -> None:
+        next(line for line in study.lines() if " epoch 2/" in line)
+        for process in (stopped := [*study.processes()]):
+            process.suspend()
+        with pytest.raises(subprocess.TimeoutExpired):
+            driver.wait(timeout=60)
+        for process in stopped:
+            process.resume()
+
+    assert study.run(suspend) == 0
+    print(f"\nsuspended: {check(study, undisturbed)}")
+
+
 def test_nobody_reads_what_it_prints(study: Study) -> None:
     """As `| tee` does not after Ctrl-C, which ends both."""
     driver = study.begin(stderr=subprocess.PIPE)

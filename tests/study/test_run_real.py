@@ -19,12 +19,17 @@ import psutil
 import pytest
 from real_study import Study, left_alone
 
-from study import cluster, data, records
+from study import cluster, data, provenance, records
 from study.data import FashionMNIST
+from study.files import read_json
 
 pytestmark = pytest.mark.ray
 SMOKE = Path("search_spaces/smoke.yaml").read_text().replace("epochs: 2\n", "epochs: 5\n")
 SPACE = SMOKE.replace("{trials: 4, candidates: 1, seeds: 2}", "{trials: 3, candidates: 1, seeds: 1}")
+# What a run goes on with; the wall takes namespaces, which not every machine lets its users make.
+POOR = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), "prlimit", "--nofile=256:256"]
+WALLED = 'ip link set lo up && mount -t tmpfs -o size=64m none /dev/shm && exec "$@"'
+WALL = ["unshare", "--user", "--map-root-user", "--net", "--mount", "sh", "-c", WALLED, "sh"]
 # A stranger on this machine, who has another token.
 STRANGER = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('in')"
 
@@ -83,6 +88,8 @@ def answer(port: int, path: str) -> int | None:
 
 
 def test_a_run_is_reached_from_this_machine_only_and_leaves_nothing_when_it_is_killed(study: Study) -> None:
+    """It goes on with one core, 256 open files, 64 MiB of shared memory and no network."""
+
     def look_and_kill(driver: subprocess.Popen[str]) -> None:
         next(line for line in study.lines() if " epoch 1/" in line)
         driver.send_signal(signal.SIGHUP)  # the terminal is closed
@@ -92,6 +99,8 @@ def test_a_run_is_reached_from_this_machine_only_and_leaves_nothing_when_it_is_k
 
     assert study.run(look_and_kill) == -signal.SIGKILL
     before = study.trials()
+    walled = subprocess.run([*WALL, "true"], capture_output=True, check=False).returncode == 0
+    study.under = [*POOR, *(WALL if walled else [])]
     assert study.run(left_alone) == 0
     after = study.trials()
     assert {record.trial_id for record, _ in before.values()} <= {record.trial_id for record, _ in after.values()}
@@ -103,6 +112,8 @@ def test_a_run_is_reached_from_this_machine_only_and_leaves_nothing_when_it_is_k
     assert "was cut off in epoch" in said or "begins again" in said
     everything = [record for stage in records.STAGES for record in records.read_trials(study.folder, stage)]
     assert all(record.status in records.ENDED for record in everything)
+    about = read_json(study.folder / "study.json")
+    assert [noted["hardware"]["cores"] for noted in (*about["earlier_runs"], about)] == [provenance.cores(), 1]
 
 
 def doors(study: Study, driver: int) -> None:
