@@ -15,8 +15,9 @@ import pytest
 from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
-from analysis import evidence, findings, render, report, tables
+from analysis import evidence, figures, findings, render, report, tables
 from analysis.sections import scorecard
+from analysis.statistics import estimate
 from analysis.words import label, linked, plain
 from study import data, space_file
 from study.files import read_json, write_json
@@ -269,6 +270,13 @@ def test_nothing_of_the_users_changes_figures_or_tables(made: Path, tmp_path: Pa
     files = [path.relative_to(made) for path in made.rglob("*") if path.is_file() and path.parent.name != "cache"]
     assert len([path for path in files if path.suffix in (".svg", ".parquet")]) > 20
     assert [str(path) for path in files if (study / path).read_bytes() != (made / path).read_bytes()] == []
+
+
+def test_settings_made_in_a_process_change_no_figure() -> None:
+    rows = [figures.Row("a", [1.0, 2.0], estimate([1.0, 2.0]), True)]
+    drawn = figures.dots(rows, "points")
+    with figures.matplotlib.rc_context({"text.usetex": True, "font.family": "serif", "axes.facecolor": "red"}):
+        assert figures.dots(rows, "points") == drawn
 
 
 def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
