@@ -5,6 +5,7 @@ Imported by fresh processes that must measure soon: nothing here needs Ray or Op
 
 from __future__ import annotations
 
+import functools
 import math
 import resource
 import signal
@@ -85,6 +86,7 @@ def architecture(model: Model) -> str:
     return " ".join([model.name, *("-".join(map(str, size)) for size in sizes), *rest])
 
 
+@functools.cache
 def flops(model: Model) -> int:
     """Floating-point operations of one image's forward pass."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -109,6 +111,7 @@ def activations(model: Model) -> int:
     return counted
 
 
+@functools.cache
 def parameters_of(model: Model) -> int:
     """How many parameters a network has."""
     with torch.device("meta"):
