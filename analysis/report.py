@@ -31,7 +31,7 @@ from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
 from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
-from study.janitor import ignore_stops
+from study.janitor import ignore_stops, interrupt_on_sigterm
 from study.opening import UsageError
 
 # Where the tables are that captions name, from the page.
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     of_data = "a folder that holds Fashion-MNIST's IDX files"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=of_data)
     options = parser.parse_args(argv)
+    interrupt_on_sigterm()
     try:
         for option, least in (("top", 0), ("stress_images", 1)):
             if (got := getattr(options, option)) is not None and got < least:

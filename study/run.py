@@ -11,7 +11,6 @@ import argparse
 import errno
 import re
 import shlex
-import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -24,8 +23,8 @@ from rich.text import Text
 
 from study import data, files, provenance, records
 from study.files import RecordError
-from study.janitor import cleaned_up, ignore_stops, room, say_if_killed, undisturbed
-from study.opening import Study, UsageError, check_disk, locked, open_study
+from study.janitor import cleaned_up, ignore_stops, interrupt_on_sigterm, room, say_if_killed, undisturbed
+from study.opening import Study, UsageError, check_disk, check_limits, locked, open_study
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
 
@@ -44,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(typed)
     console = Console(highlight=False)
     study: Study | None = None
-    signal.signal(signal.SIGTERM, _interrupt)  # from the start, so that a stop cleans up at every time
+    interrupt_on_sigterm()  # from the start, so that a stop cleans up at every time
     try:
+        check_limits()
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
@@ -359,18 +359,11 @@ def _run(
     return _conclude(console, folder, options.data_dir, everything)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """As Ctrl-C does, which Tune may be waiting for; a script's job in the background ignores that."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
-
-
 def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:
     failed = [record for record in everything if record.status == "failed"]
     where = "" if folder.parent == Path("results") else f" --results {shlex.quote(str(folder.parent))}"
     where += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-    report = f"{provenance.typed()} -m analysis.report {folder.name}{where}"
+    report = f"{shlex.quote(provenance.typed())} -m analysis.report {folder.name}{where}"
     _say(console, f"Done. To see what came out: {report}")
     if failed:
         names = ", ".join(record.trial_id for record in failed)
