@@ -23,7 +23,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from analysis.errors import InputError, WorkerLost
 from study.data import DataError
 from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
-from study.janitor import ignore_stops
+from study.janitor import ignore_stops, interrupt_on_sigterm
 from study.opening import RESULTS, UsageError, check_surroundings, place
 from study.terminal import plain_signs
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     of_data = "a folder that holds Fashion-MNIST's IDX files"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=of_data)
     options = parser.parse_args(argv)
+    interrupt_on_sigterm()
     try:
         check_surroundings("analysis.report")
         for option, least in (("top", 0), ("stress_images", 1)):

@@ -11,7 +11,6 @@ import argparse
 import errno
 import math
 import re
-import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -24,13 +23,14 @@ from rich.text import Text
 
 from study import data, files, provenance, records, terminal
 from study.files import RecordError
-from study.janitor import cleaned_up, ignore_stops, room, say_if_killed, undisturbed
+from study.janitor import cleaned_up, ignore_stops, interrupt_on_sigterm, room, say_if_killed, undisturbed
 from study.opening import (
     RESULTS,
     SCALE,
     Study,
     UsageError,
     check_disk,
+    check_limits,
     check_surroundings,
     claimed,
     fitted,
@@ -56,9 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(typed)
     console = Console(highlight=False)
     study: Study | None = None
-    signal.signal(signal.SIGTERM, _interrupt)  # from the start, so that a stop cleans up at every time
+    interrupt_on_sigterm()  # from the start, so that a stop cleans up at every time
     try:
         check_surroundings("study.run")
+        check_limits()
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
@@ -413,13 +414,6 @@ def _run(
     book.finish()
     say_if_killed("")
     return _conclude(console, folder, options.data_dir, everything)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """As Ctrl-C does, which Tune may be waiting for; a script's job in the background ignores that."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
 
 
 def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:
