@@ -30,10 +30,18 @@ from analysis.rerun import STRESSED, Said
 from analysis.schemas import SCHEMAS
 from analysis.words import linked, plain
 from study.data import DataError
-from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
+from study.files import (
+    LOST_DISK,
+    RecordError,
+    drop_temporaries,
+    plain_signs,
+    printable,
+    read_json,
+    refuse_links,
+    write_whole,
+)
 from study.janitor import ignore_stops
 from study.opening import RESULTS, UsageError, check_surroundings, place
-from study.terminal import plain_signs
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
