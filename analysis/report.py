@@ -22,10 +22,18 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from analysis.errors import InputError, WorkerLost
 from study.data import DataError
-from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
+from study.files import (
+    LOST_DISK,
+    RecordError,
+    drop_temporaries,
+    plain_signs,
+    printable,
+    read_json,
+    refuse_links,
+    write_whole,
+)
 from study.janitor import ignore_stops, interrupt_on_sigterm
 from study.opening import RESULTS, UsageError, check_surroundings, place
-from study.terminal import plain_signs
 
 if TYPE_CHECKING:  # pandas, torch and matplotlib take seconds to import: bad input is answered before
     from analysis.rerun import Said

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from study import data, files, provenance, records, terminal
+from study import data, files, provenance, records
 from study.files import RecordError
 from study.janitor import cleaned_up, ignore_stops, interrupt_on_sigterm, room, say_if_killed, undisturbed
 from study.opening import (
@@ -51,7 +51,7 @@ TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    terminal.plain_signs()
+    files.plain_signs()
     typed = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(typed)
     console = Console(highlight=False)
@@ -120,8 +120,8 @@ def _tell(text: str) -> None:
     try:
         print(lines, file=sys.stderr, flush=True)
     except OSError:
-        with suppress(OSError), open("/dev/tty", "w", errors=terminal.PLAIN) as screen:
-            print(lines, file=screen)
+        with suppress(OSError), open("/dev/tty", "w", errors=files.PLAIN) as terminal:
+            print(lines, file=terminal)
 
 
 def _say(console: Console, text: str) -> None:

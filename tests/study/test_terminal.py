@@ -11,9 +11,9 @@ from made_trials import ended
 from rich.console import Console
 
 from study import run
+from study.files import plain_signs
 from study.progress import StageProgress
 from study.records import TrialRecord
-from study.terminal import plain_signs
 
 
 def output_in(encoding: str, monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
