@@ -82,7 +82,9 @@ def architecture(model: Model) -> str:
         sizes = (model.blocks, model.widths)
         rest = [f"stem {model.stem}"] * (model.stem != model.widths[0]) + ["plain"] * (not model.shortcut)
     else:
-        sizes, rest = (model.channels, model.hidden), []
+        sizes = (model.channels, model.hidden)
+        rest = [f"{model.convolutions} convolutions"] * (model.convolutions != 1)
+        rest += [f"kernel {model.kernel}"] * (model.kernel != 3)
     return " ".join([model.name, *("-".join(map(str, size)) for size in sizes), *rest])
 
 

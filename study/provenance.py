@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from study import data, files, records
 from study.records import SCHEMA_VERSION, EpochRecord, Listener, Stage, TrialRecord
-from study.space import Space
+
+if TYPE_CHECKING:  # it needs Optuna, which processes that measure do without
+    from study.space import Space
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")
 PROCESS = Path("/proc/self")

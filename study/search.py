@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -333,21 +335,21 @@ def build_scheduler(rule: Rule, max_epochs: int) -> TrialScheduler:
     return FIFOScheduler()
 
 
-def expected_epochs(rule: Rule, trials: int, max_epochs: int, ended: int = 0, completed: int = 0) -> float:
+def expected_epochs(rule: Rule, trials: int, lengths: Sequence[int], ended: int = 0, completed: int = 0) -> float:
     """Epochs that a search is still expected to train: the real scheduler on trials of random, constant rank.
 
-    `ended`: how many of the trials have; `completed`: how many of these ran to their end.
+    `lengths`: the epochs that a trial can have, all equally likely; `ended`: how many of the trials have; `completed`:
+    how many of these ran to their end.
     """
     if rule == "one-epoch":
-        return max(0, trials - ended) + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (max_epochs - 1)
+        return max(0, trials - ended) + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (fmean(lengths) - 1)
     if rule == "none":
-        return max(0, trials - ended) * max_epochs
-    draws = np.random.default_rng(0).random((20, min(trials, SIMULATED)))
+        return max(0, trials - ended) * fmean(lengths)
+    rng = np.random.default_rng(0)
+    draws = rng.random((20, min(trials, SIMULATED)))
     total = 0
     for ranks in draws:
-        scheduler = build_scheduler(rule, max_epochs)
-        for number, rank in enumerate(ranks):
-            total += replay(
-                scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, max_epochs + 1)], heed=True
-            )
+        scheduler = build_scheduler(rule, max(lengths))
+        for number, (rank, length) in enumerate(zip(ranks, rng.choice(lengths, len(ranks)), strict=True)):
+            total += replay(scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, length + 1)], heed=True)
     return total / draws.size * max(0, trials - ended)

@@ -161,15 +161,14 @@ class Part:
         return dataclasses.replace(self, base=narrowed(self.base, width), ranges=ranges)
 
     def capped(self, key: str, most: int) -> Part:
-        """Return the part with a whole number of at most so much; a fixed one above it becomes it."""
-        match self.ranges.get(key):
+        """Return the part with a whole number of at most so much; a fixed one or an option above it becomes it."""
+        ranges = dict(self.ranges)
+        match ranges.pop(key, None):
             case Int(low, high) if low < most:
-                ranges: dict[str, Distribution] = {**self.ranges, key: Int(low, min(high, most))}
-                return dataclasses.replace(self, ranges=ranges)
-            case Choice(options) if len(kept := tuple(n for n in options if isinstance(n, int) and n <= most)) > 1:
-                return dataclasses.replace(self, ranges={**self.ranges, key: Choice(kept)})
-        value = most if key in self.ranges else min(getattr(self.base, key), most)
-        ranges = {name: distribution for name, distribution in self.ranges.items() if name != key}
+                return dataclasses.replace(self, ranges={**self.ranges, key: Int(low, min(high, most))})
+            case Choice(options) if len(capped := dict.fromkeys(min(n, most) for n in options)) > 1:
+                return dataclasses.replace(self, ranges={**self.ranges, key: Choice(tuple(capped))})
+        value = min(int(self.least(key)), most)
         return dataclasses.replace(self, base=dataclasses.replace(self.base, **{key: value}), ranges=ranges)
 
     def overlaps(self, other: Part) -> bool:
@@ -258,6 +257,11 @@ class Space:
     def epochs(self) -> int:
         """The most epochs of a searched configuration; an arm's may differ."""
         return int(self.rest.greatest("epochs"))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Return every number of epochs that a searched configuration can have."""
+        return tuple(map(int, _all(self.rest.options("epochs"))))  # type: ignore[arg-type]
 
     @property
     def scale(self) -> Scale:
@@ -380,9 +384,10 @@ class Space:
     def in_search(self, given: TrialConfig) -> TrialConfig:
         """Return a configuration as the search trains it: not beyond the space's epochs.
 
-        A schedule that ends with the training keeps its own: over other epochs it is another schedule.
+        A schedule that ends with the training, or warms up for a share of it, keeps its own: over other epochs it is
+        another schedule.
         """
-        if isinstance(given.schedule, Cosine | OneCycle):
+        if isinstance(given.schedule, Cosine | OneCycle) or given.schedule.warmup:
             return given
         return dataclasses.replace(given, epochs=min(given.epochs, self.epochs))
 

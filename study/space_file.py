@@ -414,8 +414,7 @@ class _Reader:
             constant: Value | None = self.constant(node, key, field)
             return constant
         if fixed:
-            why = ", the same for every configuration" if key == "epochs" else ""
-            self.problem(node, key, "a mapping", f"a fixed value{why}")
+            self.problem(node, key, "a mapping", "a fixed value")
             return None
         kinds = {"float": ("choice", "uniform", "log"), "int": ("choice", "int")}.get(str(field.type), ("choice",))
         if len(node.value) != 1:
@@ -565,8 +564,6 @@ def _as_number(text: str, limits: Range) -> str | None:
 
 def _one_of(known: Collection[str], got: str, elsewhere: dict[str, str] | None = None) -> str:
     """Return the known names, and which of them, or of `elsewhere`, is meant: the same, a synonym or the nearest."""
-    if not known:
-        return "left out: there are none here"
     texts = (elsewhere or {}) | {name: name for name in known}
     plain = {_plain(name): name for name in texts}
     name = _plain(got[:100])

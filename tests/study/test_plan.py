@@ -109,7 +109,7 @@ def test_a_plan_of_another_version_is_read() -> None:
 
 
 def test_what_many_trials_take_is_estimated_from_fewer() -> None:
-    assert expected_epochs("asha", 100_000, 27) / 100_000 == expected_epochs("asha", 300, 27) / 300
+    assert expected_epochs("asha", 100_000, [27]) / 100_000 == expected_epochs("asha", 300, [27]) / 300
 
 
 # What is left of a study

@@ -12,6 +12,9 @@ def test_a_network_is_named_by_what_bears_on_its_cost() -> None:
     plain = ResNet("resnet", (1, 1), (8, 16), stem=4, shortcut=False)
     assert architecture(plain) == "resnet 1-1 8-16 stem 4 plain"
     assert architecture(FashionCNN()) == "fashion_cnn 32-64-128 256-128"
+    deeper = FashionCNN(convolutions=2, kernel=5)
+    assert architecture(deeper) == "fashion_cnn 32-64-128 256-128 2 convolutions kernel 5"
+    assert flops(deeper) > flops(FashionCNN(convolutions=2)) > flops(FashionCNN())
 
 
 def test_a_networks_parameters_and_arithmetic() -> None:

@@ -85,7 +85,7 @@ def test_arms_of_the_first_source() -> None:
 
 def test_arms_of_the_second_source() -> None:
     common: dict[str, Any] = {"epochs": 30, "batch_size": 128, "label_smoothing": 0.0, "mean": 0.2860, "std": 0.3530}
-    common |= {"model": FashionCNN("fashion_cnn", (32, 64, 128), (256, 128), 0.25)}
+    common |= {"model": FashionCNN("fashion_cnn", (32, 64, 128), 1, 3, (256, 128), 0.25)}
     common |= {"optimizer": Adam(lr=1e-3, weight_decay=0.0), "schedule": Constant()}
     augmentation = Augmentation(strength=1.0, rotation=10.0, translation=0.1, flip=0.5)
     baseline = TrialConfig(augmentation=Augmentation(), **common)
@@ -212,7 +212,7 @@ def test_a_finite_space_knows_how_many_configurations_it_has_and_plans_no_more_t
     assert full.with_budget(full.budget).budget == Budget(161, 159, 2)
     assert full.with_budget(Budget(100, 1, 6)).budget == Budget(100, 1, 6)
     # Of a quarter of the width stems are 2, and widths (2, 4) or (16, 32), in either network.
-    small = full.at("preview").with_budget(full.preview.budget)
+    small = full.at("preview")
     assert small.configurations == (2 + 1) * 2 * (1 + 4) == len({*small.combinations(0)})
     assert small.budget == Budget(31, 29, 2)
     assert small.reductions() == ["31 of 161 trials", "29 of 159 candidates", "networks of 0.25 times the width"]

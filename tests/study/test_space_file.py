@@ -19,9 +19,10 @@ from study.space_file import SpaceError
 
 BROKEN_FOLDER = Path(__file__).parent / "broken_spaces"
 MESSAGE = re.compile(r"(?s).*?:(\d+): .+: got .+, must be .+")
-TRIAL_KEYS = "model, optimizer, schedule, augmentation, epochs, batch_size, label_smoothing, mean, std"
-AUGMENTATION = "strength, rotation, translation, scale, shear, flip, erasing"
-MAXIMA = "one with rotation, translation, scale, shear, flip or erasing above 0"
+TRIAL_KEYS = "model, optimizer, schedule, augmentation, epochs, batch_size, label_smoothing, mixup, cutmix, ema, "
+TRIAL_KEYS += "flip_test, mean, std"
+AUGMENTATION = "strength, rotation, translation, scale, shear, flip, erasing, crop, reflect, whole_pixels"
+MAXIMA = "one with rotation, translation, scale, shear, flip, erasing or crop above 0"
 # line: key: got …, must be …
 BROKEN = {
     "choices": """
@@ -38,7 +39,7 @@ BROKEN = {
 11: augmentation.shear.lgo: got an unknown key, must be one of choice, uniform, log (did you mean log?)
 11: augmentation.rotation.uniform: got 5, must be two numbers, [low, high]
 12: batch_size.log: got an unknown key, must be one of choice, int (did you mean int?)
-13: epochs: got a mapping, must be a fixed value, the same for every configuration
+13: epochs.uniform: got an unknown key, must be one of choice, int (did you mean int?)
 """,
     "duplicate_key": """
 6: optimizer.sgd.lr: got a second one beside that of line 4, must be given once
@@ -80,7 +81,6 @@ BROKEN = {
 1: epochs: got nothing, must be given
 1: optimizer.adam.lr: got nothing, must be given
 2: schedule: got nothing, must be one of none, step, cosine, one_cycle (did you mean none?)
-3: augmentation.strength: got nothing, must be given
 4: budget.candidates: got nothing, must be given
 4: budget.seeds: got nothing, must be given
 5: preview: got 3, must be a mapping
@@ -89,7 +89,7 @@ BROKEN = {
     "missing_optimizer": """
 5: optimizer: got text 'adamm', must be one of sgd, adam, adamw, rmsprop (did you mean adam?)
 6: optimizer.adam.lr: got nothing, must be given
-11: arms.rms.optimizer: got text 'rmsprop', must be one of sgd, adam, adamw, rmsprop
+11: arms.adagrad.optimizer: got text 'adagrad', must be one of sgd, adam, adamw, rmsprop
 12: arms.searched.optimizer.sgd.lr: got a mapping, must be a fixed value
 13: arms.chosen.optimizer: got a choice, must be one fixed option in an arm
 14: arms.nothing.optimizer: got nothing, must be given because the space varies it
@@ -163,7 +163,7 @@ BROKEN = {
 1: model.resnet.shortcuts: got an unknown key, must be one of blocks, widths, stem, shortcut (did you mean shortcut?)
 2: optimiser: got an unknown key, must be one of @TRIAL_KEYS, split, budget, preview, arms (did you mean optimizer?)
 3: optimizer.sgd.betas: got an unknown key, must be one of lr, momentum, nesterov, weight_decay
-4: schedule.cosine.t_max: got an unknown key, must be left out: there are none here
+4: schedule.cosine.t_max: got an unknown key, must be one of warmup
 5: augmentation: got a strength above 0 and no maximum, must be @MAXIMA
 5: augmentation.rotatoin: got an unknown key, must be one of @AUGMENTATION (did you mean rotation?)
 7: budget.trails: got an unknown key, must be one of trials, candidates, seeds (did you mean trials?)
@@ -231,7 +231,7 @@ optimizer: {adam: {lr: 0.01}}
 epochs: 5
 budget: {trials: 4, candidates: 1, seeds: 1}
 """
-KEYS = "one of model, optimizer, schedule, augmentation, epochs, batch_size, label_smoothing, mean, std, split, budget"
+KEYS = f"one of {TRIAL_KEYS}, split, budget"
 COMPONENT = "{NAME: {KEY: value}} or {choice: [...]} of such ones"
 UNKNOWN = "got an unknown key, must be one of"
 # What people write who know another tool, or YAML a little: a part of PLAIN, what stands for it, what is said of it.
@@ -273,8 +273,12 @@ HABITS = [
         "got text 'AdamW', must be one of sgd, adam, adamw, rmsprop (did you mean adamw?)",
     ),
     ("{adam:", "{SGD:", "optimizer: got text 'SGD', must be one of sgd, adam, adamw, rmsprop (did you mean sgd?)"),
-    ("{adam:", "{rmsprop:", "optimizer: got text 'rmsprop', must be one of sgd, adam, adamw$"),
-    ("{adam: {lr: 0.01}}", "{name: adam, lr: 0.01}", f"got a mapping, must be one of sgd, adam, adamw, rmsprop, {COMPONENT}"),
+    ("{adam:", "{adagrad:", "optimizer: got text 'adagrad', must be one of sgd, adam, adamw, rmsprop$"),
+    (
+        "{adam: {lr: 0.01}}",
+        "{name: adam, lr: 0.01}",
+        f"got a mapping, must be one of sgd, adam, adamw, rmsprop, {COMPONENT}",
+    ),
     ("lr: 0.01", "learning_rate: 0.01", f"adam.learning_rate: {UNKNOWN} lr, weight_decay (did you mean lr?)"),
     ("lr: 0.01", "LR: 0.01", "(did you mean lr?)"),
     ("lr: 0.01", "lr:0.01", "(did you mean lr?)"),
@@ -284,7 +288,8 @@ HABITS = [
     ("epochs: 5", "epochs: 5\nlearning-rate: 0.1", "(did you mean optimizer: {sgd: {lr: ...}}?)"),
     ("epochs: 5", "epochs: 5\nnum_samples: 10", "(did you mean budget: {trials: ...}?)"),
     ("epochs: 5", "epochs: 5\ndropout: 0.5", "(did you mean model: {fashion_cnn: {dropout: ...}}?)"),
-    ("epochs: 5", "epochs: {choice: [2, 4]}", "epochs: got a mapping, must be a fixed value, the same for every"),
+    ("epochs: 5", "epochs: {uniform: [2, 4]}", f"epochs.uniform: {UNKNOWN} choice, int (did you mean int?)"),
+    ("epochs: 5", "epochs: {min: 2, max: 4}", "epochs: got a mapping of 2 keys, must be a value or {int: [2, 4]}"),
     ("epochs: 5", "epochs: 5\nschedule: StepLR", "(did you mean step?)"),
     ("epochs: 5", "epochs: 5\nschedule: {CosineAnnealingLR: {}}", "(did you mean cosine?)"),
     *(
