@@ -15,6 +15,7 @@ from analysis import failures, tables
 from analysis.effects import signed
 from analysis.runs import Runs
 from analysis.verdicts import NOT_TESTED, judge
+from study import records
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -47,6 +48,15 @@ def test_tables_made_again_have_the_same_bytes(tmp_path: Path) -> None:
     predictions, trials = (tables.read(SHOWN, name) for name in ("predictions", "trials"))
     right = (predictions.predicted == predictions.label).groupby(predictions.trial_id).mean()
     assert right.to_dict() == trials.dropna(subset="test_accuracy").set_index("trial_id").test_accuracy.to_dict()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_configuration_has_the_id_that_it_had(name: str) -> None:
+    """Whatever the vocabulary has got since: tables, checkpoints and candidates go by it."""
+    stored = tables.read(RESULTS / name, "trials").set_index("trial_id").config_id.to_dict()
+    found = [record for stage in records.STAGES for record in records.read_trials(RESULTS / name, stage)]
+    assert len(found) > 20
+    assert {record.trial_id: record.config_id for record in found} == stored
 
 
 def test_the_headline_can_be_had_in_three_lines_of_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
