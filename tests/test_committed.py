@@ -21,6 +21,7 @@ from analysis.effects import signed
 from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
 from analysis.verdicts import NOT_TESTED, judge
+from study import records
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -70,6 +71,15 @@ def test_other_programs_read_the_same_from_every_table(read: Callable[[Path], pa
             if pa.types.is_dictionary(value):
                 column, value = column.cast(value.value_type), value.value_type
             assert found[name].cast(value).equals(column), (path, name)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_configuration_has_the_id_that_it_had(name: str) -> None:
+    """Whatever the vocabulary has got since: tables, checkpoints and candidates go by it."""
+    stored = tables.read(RESULTS / name, "trials").set_index("trial_id").config_id.to_dict()
+    found = [record for stage in records.STAGES for record in records.read_trials(RESULTS / name, stage)]
+    assert len(found) > 20
+    assert {record.trial_id: record.config_id for record in found} == stored
 
 
 def test_the_headline_can_be_had_in_three_lines_of_pandas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,12 @@ from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from study import records
+from study import confirm, records
 from study.config import SGD
 from study.execution import METRIC, Resources, best_so_far, replay
 from study.plan import rest
 from study.records import EpochRecord, TrialRecord
-from study.search import Proposer, Search, build_scheduler, candidates
+from study.search import Proposer, Search, build_scheduler, candidates, expected_epochs
 from study.space import Space
 
 EPOCHS = 10
@@ -354,6 +354,123 @@ def test_a_kill_between_an_epoch_and_the_stop_after_it_lets_no_trial_go_on(space
     assert (settled.status, settled.stop_reason, settled.best_epoch) == ("stopped", "asha", 1)
     assert not checkpoint.exists()
     assert {"PRUNED"} == {t.state.name for t in again.proposer.study.trials if t.user_attrs["trial_id"] == cut.trial_id}
+
+
+# Epochs that vary
+
+VARIED = SPACE.replace(f"epochs: {EPOCHS}", "epochs: {choice: [2, 4, 9]}").replace(
+    "epochs: 30}", "schedule: SCHEDULE, epochs: 30}\n  short: {optimizer: {sgd: {lr: 0.1}}, batch_size: 32, epochs: 3}"
+)
+
+
+@pytest.fixture
+def varied() -> Space:
+    space = read(VARIED.replace("SCHEDULE", "none"))
+    assert space.epochs == 9
+    return space
+
+
+def test_a_trial_is_to_run_for_its_own_epochs(varied: Space, tmp_path: Path) -> None:
+    source, short, *drawn = iter(Search(tmp_path, varied, 0, "asha").next_trial, None)
+    assert {record.config.epochs for record in drawn} == {2, 4, 9}
+    assert all(record.max_epochs == record.config.epochs for record in (short, *drawn))
+    assert (source.config.epochs, source.max_epochs) == (30, 9), "an arm, at most for those of the longest"
+    chosen = next(record for record in drawn if record.max_epochs == 2)
+    planned = {record.arm: record.max_epochs for record in confirm.plan(tmp_path, varied, [chosen], 0)}
+    assert planned == {"candidate-1": 2, "source": 30, "short": 3}
+
+
+def test_a_short_trial_that_ended_by_itself_is_complete_and_may_be_a_candidate(varied: Space, tmp_path: Path) -> None:
+    search = Search(tmp_path, varied, 0, "asha")
+    while (record := search.next_trial()) is not None:
+        accuracy = {2: 0.9, 4: 0.5}.get(record.max_epochs, 0.7)
+        search.trial_ended(*ended(tmp_path, record, [accuracy] * record.max_epochs))
+    assert search.finished()
+    told = {trial.user_attrs["trial_id"]: trial for trial in search.proposer.study.trials}
+    for record in records.read_trials(tmp_path, "search"):
+        if record.arm == "short":  # of epochs that the space does not have
+            assert record.trial_id not in told
+        else:
+            trial = told[record.trial_id]
+            assert (trial.state, trial.params["epochs"]) == (TrialState.COMPLETE, record.max_epochs)
+            assert len(trial.intermediate_values) == record.max_epochs
+    assert {record.config.epochs for record in candidates(tmp_path, varied)} == {2}
+
+
+def test_rungs_are_those_of_the_longest_and_a_short_trial_fills_what_it_reached(
+    varied: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(tmp_path, varied, 0, "asha")
+    drawn = [record for record in iter(search.next_trial, None) if record.max_epochs in (2, 4)]
+    for record in drawn:
+        ended(tmp_path, record, [0.5] * record.max_epochs)
+    handed: list[TrialScheduler] = []
+    monkeypatch.setattr("study.search.run_trials", lambda *arguments, **_: handed.append(arguments[5]))
+    splits: Any = None
+    Search(tmp_path, varied, 0, "asha").run(splits, Resources(1, 0.0, "fp32", 1), [])
+    (resumed,) = handed
+    assert reached(resumed, [0.6] * 9) == 9, "its last, where even the best ends"
+    assert reached(resumed, [0.4] * 9) == 1, "all have reached one epoch"
+    assert reached(resumed, [0.6, 0.6, *[0.5] * 7]) == 9, "nobody has reached nine"
+    assert reached(build_scheduler("asha", varied.epochs), [0.4] * 9) == 9
+
+
+def test_what_is_left_counts_the_epochs_that_a_trial_has_on_average(varied: Space) -> None:
+    mean = (2 + 4 + 9) / 3
+    assert varied.lengths == (2, 4, 9)
+    assert rest(varied, "none").epochs == 16 * mean
+    assert rest(varied, "one-epoch").epochs == 16 + 3 * (mean - 1)
+    assert 16 < rest(varied, "asha").epochs < 16 * mean
+    longest, shortest = (expected_epochs("asha", 16, [epochs]) for epochs in (9, 2))
+    assert shortest < rest(varied, "asha").epochs < longest
+    begun = [TrialRecord(f"s{n:04}", "search", varied.arms["short"], 0, status="completed") for n in range(1, 5)]
+    assert rest(varied, "none", begun).epochs == 12 * mean
+
+
+@pytest.mark.parametrize(
+    ("schedule", "known"), [("none", True), ("one_cycle", False), ("{none: {warmup: 0.1}}", False)]
+)
+def test_tpe_learns_from_an_arm_that_is_cut_only_where_its_schedule_stays(
+    schedule: str, known: bool, tmp_path: Path
+) -> None:
+    """Over 30 epochs, of which the search trains 9; among the space's schedules are the arm's."""
+    text = (
+        VARIED.replace("SCHEDULE", schedule) + "schedule: {choice: [one_cycle, {none: {warmup: {choice: [0, 0.1]}}}]}"
+    )
+    space = read(text.replace("batch_size: 32, epochs: 3", "batch_size: 32, schedule: none, epochs: 3"))
+    search = Search(tmp_path, space, 0, "asha")
+    arm = search.next_trial()
+    assert arm is not None
+    assert (arm.arm, arm.max_epochs) == ("source", 9)
+    search.trial_ended(*ended(tmp_path, arm, [0.5] * 9))
+    assert len(search.proposer.study.trials) == known
+    own = replace(arm.config, epochs=9)
+    assert space.parameters_of(own) is not None, "another one of its name is of the space"
+
+
+def test_the_one_epoch_rule_lets_short_trials_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = read(VARIED.replace("SCHEDULE", "none").replace("[2, 4, 9]", "[1, 9]"))
+    space = replace(space, budget=replace(space.budget, trials=8))
+    runs: list[dict[str, int]] = []
+
+    def train(study: Path, next_trial: Any, *_: Any, **__: Any) -> None:
+        runs.append({})
+        while (record := next_trial()) is not None:
+            epochs = record.max_epochs if record.max_epochs == 1 or len(runs) == 2 else 1
+            runs[-1][record.trial_id] = record.max_epochs
+            accuracy = int(record.trial_id[1:]) / 10  # the last is best
+            status = "completed" if epochs == record.max_epochs else "stopped"
+            ended(study, record, [accuracy] * epochs, status=status, stop_reason="one-epoch")
+
+    monkeypatch.setattr("study.search.run_trials", train)
+    search = Search(tmp_path, space, 0, "one-epoch")
+    splits: Any = None
+    search.run(splits, Resources(1, 0.0, "fp32", 1), [])
+    assert search.finished()
+    tried, again = runs
+    assert [tried[f"s{number:04}"] for number in (6, 7, 8)] == [9, 1, 1]
+    assert again == {"s0006": 9}, "of the best three the only one that has not ended"
+    assert Search(tmp_path, space, 0, "one-epoch").ends_left == 0
 
 
 # The one-epoch rule

@@ -13,12 +13,25 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_space import RICH, TINY, read
+from made_space import RICH, TECHNIQUES, TINY, read
 from optuna.trial import BaseTrial, FixedTrial
 
 from study import space_file
-from study.config import SGD, Adam, Augmentation, Constant, Cosine, FashionCNN, ResNet, Step, TrialConfig, narrowed
-from study.space import Budget, Choice, Int, Part, Split
+from study.config import (
+    SGD,
+    Adam,
+    Augmentation,
+    Constant,
+    Cosine,
+    FashionCNN,
+    OneCycle,
+    ResNet,
+    Schedule,
+    Step,
+    TrialConfig,
+    narrowed,
+)
+from study.space import Budget, Choice, Distribution, Int, Part, Split
 
 SHIPPED = sorted(space_file.FOLDER.glob("*.yaml"))
 
@@ -46,7 +59,8 @@ class Drawn:
         return self.answer(name, st.sampled_from(choices))
 
 
-SPACES = {path.name: space_file.load(path) for path in SHIPPED} | {"rich": read(RICH)}
+SPACES = {path.name: space_file.load(path) for path in SHIPPED}
+SPACES |= {"rich": read(RICH), "techniques": read(TECHNIQUES)}
 
 
 def test_there_are_six_spaces() -> None:
@@ -265,6 +279,120 @@ def test_the_search_ends_an_arm_at_the_spaces_epochs_but_cosine_annealing_would_
     assert loaded.parameters_in_search(annealed) is None
     at_12 = dataclasses.replace(annealed, epochs=12)
     assert loaded.parameters_in_search(at_12) == parameters | {"schedule": "cosine"}
+
+
+# Epochs that vary
+
+VARIED = """
+model: {fashion_cnn: {channels: [4], hidden: [16]}}
+optimizer: {sgd: {lr: {choice: [0.01, 0.1]}}}
+schedule: {choice: [{none: {warmup: {choice: [0, 0.1]}}}, step, cosine, {one_cycle: {warmup: {uniform: [0.1, 0.5]}}}]}
+epochs: EPOCHS
+arms:
+  long: {optimizer: {sgd: {lr: 0.1}}, schedule: none, epochs: 8}
+  short: {optimizer: {sgd: {lr: 0.1}}, schedule: none, epochs: 1}
+budget: {trials: 4, candidates: 1, seeds: 2}
+preview: {}
+"""
+INT, CHOICE = "{int: [2, 6]}", "{choice: [2, 5, 9]}"
+
+
+@pytest.mark.parametrize(("epochs", "lengths"), [(INT, (2, 3, 4, 5, 6)), (CHOICE, (2, 5, 9)), ("{choice: [4]}", (4,))])
+def test_epochs_are_drawn_from_what_the_space_gives(epochs: str, lengths: tuple[int, ...]) -> None:
+    loaded = read(VARIED.replace("EPOCHS", epochs))
+    assert (loaded.lengths, loaded.epochs, loaded.scale.epochs) == (lengths, max(lengths), max(lengths))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [loaded.suggest(study.ask()) for _ in range(40)]
+    assert {config.epochs for config in drawn} == {*lengths}
+    assert {config.epochs for config in loaded.combinations(0)} == {*lengths}
+    finite = read(VARIED.replace("EPOCHS", epochs).replace("{uniform: [0.1, 0.5]}", "0.3"))
+    assert finite.configurations == 2 * 5 * len(lengths)
+
+
+def test_an_arm_must_say_its_epochs_where_they_vary() -> None:
+    with pytest.raises(space_file.SpaceError, match=r"arms\.short\.epochs: got nothing, must be given because"):
+        read(VARIED.replace("EPOCHS", INT).replace(", epochs: 1", ""))
+    with pytest.raises(space_file.SpaceError, match=r"arms\.short\.epochs: got a mapping, must be a fixed value$"):
+        read(VARIED.replace("EPOCHS", INT).replace("epochs: 1", f"epochs: {INT}"))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "most", "expected"),
+    [
+        (INT, 5, Int(2, 5)),
+        (INT, 2, 2),
+        (INT, 1, 1),
+        (CHOICE, 8, Choice((2, 5, 8))),
+        (CHOICE, 4, Choice((2, 4))),
+        (CHOICE, 2, 2),
+        ("12", 4, 4),
+    ],
+)
+def test_a_preview_has_its_epochs_at_most(epochs: str, most: int, expected: Distribution | int) -> None:
+    full = read(VARIED.replace("EPOCHS", epochs))
+    small = full.scaled(dataclasses.replace(full.scale, epochs=most))
+    assert small.rest.options("epochs") == (Choice((expected,)) if isinstance(expected, int) else expected)
+    assert (small.epochs, small.scale) == (most, dataclasses.replace(full.scale, epochs=most)), "it can be made again"
+    assert f"{most} of " in " ".join(small.reductions())
+    assert {name: arm.epochs for name, arm in small.arms.items()} == {"long": min(8, most), "short": 1}
+    assert small.parameters_in_search(small.arms["long"]) is not None
+    assert full.scaled(full.scale) is full
+
+
+def test_the_bounds_of_a_preview_are_of_the_most_epochs() -> None:
+    text = VARIED.replace("EPOCHS", CHOICE)
+    scales = read(text).preview
+    assert (scales.least.epochs, scales.most.epochs) == (2, 9)
+    with pytest.raises(
+        space_file.SpaceError, match=r"preview\.epochs: got 10, must be at most 9, as in the full study"
+    ):
+        read(text.replace("preview: {}", "preview: {epochs: 10}"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "known"),
+    [
+        (Constant(), 4, 4),
+        (Constant(), 6, 6),
+        (Constant(), 8, 6),
+        (Constant(), 1, None),  # trained less than any other
+        (Constant(warmup=0.1), 4, 4),
+        (Constant(warmup=0.1), 8, None),  # whose learning rate rises for longer
+        (Step(), 8, 6),
+        (Cosine(), 4, 4),
+        (Cosine(), 8, None),
+        (OneCycle(), 2, 2),
+        (OneCycle(), 6, 6),
+        (OneCycle(), 7, None),
+        (OneCycle(), 1, None),
+        (OneCycle(warmup=0.6), 4, None),
+    ],
+)
+def test_an_arm_of_other_epochs_is_known_where_the_search_trains_the_same(
+    schedule: Schedule, epochs: int, known: int | None
+) -> None:
+    loaded = read(VARIED.replace("EPOCHS", INT))
+    arm = dataclasses.replace(loaded.arms["long"], schedule=schedule, epochs=epochs)
+    parameters = loaded.parameters_in_search(arm)
+    assert (parameters or {}).get("epochs") == known
+    if parameters is not None:
+        assert loaded.suggest(FixedTrial(parameters)) == dataclasses.replace(arm, epochs=known)
+
+
+def test_a_kernel_that_may_be_even_is_refused() -> None:
+    for kernel in ("4", "{choice: [3, 4]}", "{int: [3, 5]}"):
+        text = f"model:\n  fashion_cnn:\n    channels: [8]\n    kernel: {kernel}{TINY}"
+        with pytest.raises(space_file.SpaceError) as caught:
+            read(text)
+        (problem,) = caught.value.problems
+        must = "got a kernel that may be even, must be odd: one of 1, 3, 5 and 7"
+        assert problem.endswith(f"space.yaml:4: model.fashion_cnn.kernel: {must}")
+    arm = f"model: fashion_cnn{TINY}arms:\n  even: {{model: {{fashion_cnn: {{kernel: 2}}}}}}"
+    with pytest.raises(
+        space_file.SpaceError, match=r"space\.yaml:7: arms\.even\.model\.fashion_cnn\.kernel: got a kernel"
+    ):
+        read(arm)
+    assert read(f"model: {{fashion_cnn: {{kernel: {{choice: [1, 3, 5, 7]}}}}}}{TINY}").configurations == 4
 
 
 @pytest.mark.parametrize("name", SPACES)
