@@ -213,6 +213,9 @@ def _plan(study: Study) -> tuple[Study, Plan, Plan, Rest]:
 
     Raises UsageError for want of memory or disk.
     """
+    measuring = "Measuring how fast networks train here:"
+    if not study.earlier:
+        print(measuring, file=sys.stderr, flush=True)  # before what takes seconds to import
     from study import speeds
     from study.choose import make_plan, measures
     from study.fit import fit
@@ -232,7 +235,8 @@ def _plan(study: Study) -> tuple[Study, Plan, Plan, Rest]:
             r.precision for stage in records.STAGES for r in records.read_trials(study.folder, stage) if r.precision
         )
         precision = plan.precision if plan else next(kept, None)
-        print("Measuring how fast networks train here:", file=sys.stderr, flush=True)
+        if study.earlier:
+            print(measuring, file=sys.stderr, flush=True)
         known = speeds.of_this_user()
 
         def measure(space: Space) -> Plan:
@@ -396,9 +400,9 @@ def _run(
             lacks = f"{len(found)} of {files.counted(settings.scale.budget.candidates, 'candidate')}"
             more = _command(options, "--extend", folder.name, "--trials", "N")
             why = (
-                "the space has no others that ran to the end"
+                "the space has no others"
                 if exhausted
-                else f"too few searched configurations ran to the end. To search more, once this has ended: {more}"
+                else f"too few searched configurations ended an epoch. To search more, once this has ended: {more}"
             )
             _say(console, f"{lacks}: {why}")
         ended = {record.trial_id for record in planned if record.status in ENDED}

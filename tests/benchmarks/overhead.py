@@ -21,7 +21,8 @@ from table import write
 
 from study import cluster, data, execution, records, space_file
 from study.opening import Settings
-from study.plan import Plan, make_plan
+from study.choose import make_plan
+from study.plan import Plan
 from study.progress import StageProgress, TensorBoard
 from study.provenance import Book, cores
 from study.records import EpochRecord, TrialRecord
