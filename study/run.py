@@ -12,12 +12,14 @@ import errno
 import math
 import re
 import sys
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from rich.console import Console
 from rich.text import Text
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered
 
 FAULT, DISK = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
 OF_LOSSES = ("torch", "numpy", "scikit-learn")  # libraries that they, or the split, depend on
+PLAN_HOLDS = 1.2  # what a stage takes at most, times its plan
 KEPT = "Nothing that ended is lost. To go on:"
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
@@ -383,6 +386,8 @@ def _run(
             shown = progress.StageProgress(console, "search", trials, search.ended, search.ends_left, seconds)
             listeners: list[records.Listener] = [shown, board, book]
             left = None if settings.time_budget_s is None else settings.time_budget_s - book.wall("search")
+            if settings.fit_s and not study.earlier:  # ASHA may let more trials go on than are expected
+                left = min(_search_room(settings.fit_s, plan), math.inf if left is None else left)
             with book.stage("search"), shown.shown():
                 search.run(shared, plan.resources, listeners, left)
             if left is not None and shown.seconds >= left:
@@ -418,6 +423,12 @@ def _run(
     book.finish()
     say_if_killed("")
     return _conclude(console, folder, options.data_dir, everything)
+
+
+def _search_room(fit_s: float, plan: Plan) -> float:
+    """Return the seconds that the search has, if all from the command to the page is to take at most `fit_s`."""
+    elapsed = time.time() - psutil.Process().create_time()
+    return max(fit_s - elapsed - PLAN_HOLDS * (plan.confirm_seconds + plan.page_seconds), 1.0)
 
 
 def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:
