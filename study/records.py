@@ -42,7 +42,7 @@ from study.files import (
 
 # To be raised when what is written changes, or a configuration would train to other losses than before: a study goes on
 # only with the version that began it.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Stage = Literal["search", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "confirm")
