@@ -291,7 +291,7 @@ def meant(tree: dict[str, Any], name: str, text: str) -> Space:
         given = {key: bounds[end] if isinstance(bounds, list) else bounds for key, bounds in tree["preview"].items()}
         whole = vars(split) | vars(budget) | {"epochs": rest.base.epochs, "width": 1}
         least = {"train": 500, "validation": 500, "test": 1000, "epochs": 2, "candidates": 1, "seeds": 2, "width": 0.25}
-        least["trials"] = len(tree.get("arms", {})) + 2
+        least["trials"] = len(tree.get("arms", {})) + max(2, given.get("candidates", 0))
         default = {key: min(number, whole[key]) for key, number in least.items()} if end == 0 else whole
         small = default | given
         images = {key: small[key] for key in ("train", "validation", "test")}
