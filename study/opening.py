@@ -73,7 +73,12 @@ class Study:
     space: Space  # at the study's fidelity, with its budget
     settings: Settings
     earlier: dict[str, Any] | None  # study.json; None for a new study
-    unfitted: bool = False  # the space is that of the full study, of which a preview is still to be fitted to a time
+    unfitted: bool = False  # a preview is still to be fitted to a time; the space is that of the file, with bounds
+
+    @property
+    def full(self) -> Space:
+        """Of an unfitted study: the full one, with the command line's numbers of trials and seeds."""
+        return _at_scale(self.space, "full", self.settings.scale)
 
 
 def open_study(arguments: argparse.Namespace) -> Study:
@@ -283,14 +288,15 @@ def _new(arguments: argparse.Namespace) -> Study:
         return fitted(study, _at_scale(full, settings.fidelity, settings.scale))
     kept = study.folder / SCALE
     if kept.is_file():  # of a study that has lost its study.json
-        return fitted(study, full.scaled(_given(arguments, _kept_scale(kept), len(full.arms))))
+        return fitted(study, study.full.scaled(_given(arguments, _kept_scale(kept), len(full.arms))))
     return study
 
 
 def _kept_scale(path: Path) -> Scale:
     """Return the scale that a preview was fitted to. Raises RecordError."""
+    values = files.read_json(path)
     try:
-        scale = Scale.from_json(files.read_json(path))
+        scale = Scale.from_json(values)
         if wrong := files.misfit(scale, Scale):
             raise ValueError(wrong)
     except (KeyError, TypeError, ValueError) as error:
@@ -302,6 +308,7 @@ def fitted(study: Study, space: Space) -> Study:
     """Return the study with a space at its scale. Raises UsageError where the study's trials are of another."""
     scale = study.space.scale if space.fidelity == "full" else space.scale
     settings = replace(study.settings, fidelity=space.fidelity, scale=scale)
+    space = _at_scale(study.space, space.fidelity, scale)  # less than the space's file has, whatever was typed
     study = replace(study, space=space, settings=settings, unfitted=False)
     if study.folder.exists():
         _check_kept(study)
@@ -394,17 +401,16 @@ def _settings(arguments: argparse.Namespace, full: Space) -> tuple[Settings, Spa
         raise UsageError(f"--cpus-per-trial: got {cores}, must be at most {most}, all that there are")
     if arguments.gpus_per_trial and not provenance.gpu_count():
         raise UsageError(f"--gpus-per-trial: got {arguments.gpus_per_trial:g}, must be left out: there is no GPU")
-    full = replace(full, budget=_given(arguments, full.scale, arms).budget)
-    bounds = [_given(arguments, scale, arms) for scale in (full.preview.least, full.preview.most)]
+    scale = _given(arguments, full.scale, arms)
+    bounds = [_given(arguments, end, arms) for end in (full.preview.least, full.preview.most)]
     full = replace(full, preview=Preview(*bounds))
-    fit_s = fidelity if isinstance(fidelity, float) else None
-    space = full.scaled(bounds[0]) if isinstance(fidelity, float) else full.at(fidelity)
+    space = full.at("preview") if fidelity == "preview" else _at_scale(full, "full", scale)
     settings = Settings(
         fidelity=space.fidelity,  # a preview that has less of nothing is the full study
         rule=arguments.scheduler or "asha",
         seed=arguments.seed or 0,
         scale=space.scale,
-        fit_s=fit_s,
+        fit_s=fidelity if isinstance(fidelity, float) else None,
         time_budget_s=arguments.time_budget,
         cores=cores,
         gpus=arguments.gpus_per_trial,

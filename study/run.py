@@ -246,7 +246,7 @@ def _plan(study: Study) -> tuple[Study, Plan, Plan, Rest]:
             return make_plan(space, settings.rule, settings.cores, settings.gpus, precision, _tell, known)
 
         if study.unfitted and settings.fit_s:
-            space, plan = fit(study.space, settings.rule, settings.fit_s, measure)
+            space, plan = fit(study.full, settings.rule, settings.fit_s, measure)
             study = fitted(study, space)
         else:
             plan = measure(study.space)

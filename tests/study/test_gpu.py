@@ -10,8 +10,8 @@ import torch
 from made_trainer import STATEFUL
 
 from study import files, records, run, space_file
-from study.data import Splits
 from study.choose import make_plan
+from study.data import Splits
 from study.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
