@@ -22,10 +22,18 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from analysis.errors import InputError, WorkerLost
 from study.data import DataError
-from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
-from study.janitor import ignore_stops
-from study.opening import RESULTS, UsageError, place, refuse_namesakes
-from study.terminal import plain_signs
+from study.files import (
+    LOST_DISK,
+    RecordError,
+    drop_temporaries,
+    plain_signs,
+    printable,
+    read_json,
+    refuse_links,
+    write_whole,
+)
+from study.janitor import ignore_stops, interrupt_on_sigterm
+from study.opening import RESULTS, UsageError, check_surroundings, place
 
 if TYPE_CHECKING:  # pandas, torch and matplotlib take seconds to import: bad input is answered before
     from analysis.rerun import Said
@@ -48,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     of_data = "a folder that holds Fashion-MNIST's IDX files"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=of_data)
     options = parser.parse_args(argv)
+    interrupt_on_sigterm()
     try:
-        refuse_namesakes("analysis.report")
+        check_surroundings("analysis.report")
         for option, least in (("top", 0), ("stress_images", 1)):
             if (got := getattr(options, option)) is not None and got < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")

@@ -14,3 +14,7 @@ os.environ["RAY_AUTH_MODE"] = "token"
 # workers, which train one trial after another, often (results/benchmarks/allocator.md). Read when a process starts.
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 << 30))
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))  # the largest that glibc takes
+# OpenMP reads these when torch is imported, and binds the process to one core: the study would see one core, and all
+# trials share it.
+for name in ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"):
+    os.environ.pop(name, None)

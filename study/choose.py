@@ -102,6 +102,10 @@ def _choose_for_cpu(meter: _Meter, cores: int | None, precision: Precision | Non
     with _processes(workers) as (pool, import_seconds):
         precision = precision or meter.precision(pool, False)
         memory = meter.memory(pool, precision, total)[0] + WORKER_BYTES
+        if room < memory:
+            got, needed = (f"{size / 2**30:.1f} GiB" for size in (room + RAY_BYTES, memory + RAY_BYTES))
+            must = f"{needed} for Ray and one trial of {meter.largest}; close other programs, or take a smaller batch"
+            raise UsageError(f"memory: got {got} free, must be at least {must}")
         slots_of = {each: max(1, min(total // each, workers, room // memory)) for each in range(1, total + 1)}
         powers = (2**n for n in range(total.bit_length()))
         choices = [cores] if cores else sorted({*powers, total // slots_of[1]})
@@ -143,6 +147,7 @@ class _Meter:
         self.work = {name: flops(model) for name, model in self.models.items()}
         self.networks = spread(self.work)
         self.costliest = self.networks[0]
+        self.largest = max(self.models, key=lambda name: activations(self.models[name]))
         self.batch_size = _batch_size(space)
         self.largest_batch = min(_largest_batch(space), space.split.train)
 
@@ -151,7 +156,7 @@ class _Meter:
 
     def memory(self, pool: ProcessPoolExecutor, precision: Precision, cores: int) -> tuple[int, int]:
         """Return the bytes that the largest trial takes, and of a GPU the bytes that are free. Raises UsageError."""
-        name = max(self.models, key=lambda name: activations(self.models[name]))
+        name = self.largest
         try:
             return pool.submit(peak_memory, self.models[name], self.largest_batch, precision, cores).result()
         except (BrokenProcessPool, MemoryError, RuntimeError) as error:  # killed by the kernel; torch raises the last

@@ -5,25 +5,29 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shlex
 import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from study.files import LOST_DISK
 from study.janitor import LONGEST_TMPDIR, cleaned_up, room, undisturbed
-from study.opening import UsageError, token_path
+from study.opening import UsageError, check_limits, token_path
 from study.provenance import cores, gpu_count, typed
 
 logger = logging.getLogger(__name__)
@@ -32,6 +36,12 @@ TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # where Ray looks first
 TOKEN = "token"  # file, likewise in the run's folder
 RAYS = "r"  # folder, which Ray opens to all users, within one that is this user's alone
 ROOM_BYTES = 64 * 2**20  # for Ray's logs, sockets and the experiment's snapshots; some 2 MiB are used
+STORE_BYTES = 2**30  # at most in shared memory at a time, the images among them: 60,000 take 45 MiB; the rest spills
+# Until the first worker answers, which takes a few seconds: how long it may be before it is told, how long no process
+# may even be there that is to become one, and how long a slow one may take. Ray itself waits for ever.
+SLOW_S, NONE_S, LONGEST_S = 30.0, 30.0, 300.0
+TROUBLE = re.compile(r"^\[[\d-]+ [\d:,]+ [EFC] ")  # in Ray's logs, which also hold states at length
+LOG_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ class Cluster:
         lines += [f"  prometheus   http://{self.metrics}"] if self.metrics else []
         curves, journal = (shlex.quote(str(study / name)) for name in ("tensorboard", "search/optuna.journal"))
         programs = {
-            "tensorboard": f"  tensorboard  {typed('tensorboard')} --logdir {curves}",
-            "optuna-dashboard": f"  optuna       {typed('optuna-dashboard')} {journal}",
+            "tensorboard": f"  tensorboard  {shlex.quote(typed('tensorboard'))} --logdir {curves}",
+            "optuna-dashboard": f"  optuna       {shlex.quote(typed('optuna-dashboard'))} {journal}",
         }
         missing = [name for name in programs if not shutil.which(name, path=Path(sys.executable).parent)]
         lines += [line for name, line in programs.items() if name not in missing]
@@ -64,12 +74,16 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
     """Start Ray on the loopback interface, with all cores and GPUs of this machine; stop and clean up at the end.
 
     With `address` that of a cluster, which is used and left running. Where the calling process runs Ray already, that
-    is used, and left as it is. Raises UsageError where no cluster answers at `address`, or too little room is left for
-    temporary files.
+    is used, and left as it is. Raises UsageError where no cluster answers at `address`, too little room is left for
+    temporary files, or Ray or its workers do not start here.
     """
     if ray.is_initialized():
         yield Cluster(None, None)
         return
+    check_limits()
+    # Else it waits with this process for the first workers, out of reach of Python, and for ever if none starts.
+    os.environ["RAY_prestart_worker_first_driver"] = "false"  # noqa: SIM112
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # under `uv run` workers start as this process does
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray moves tensors between no GPUs here; without this it warns of a coming change at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -80,34 +94,118 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
             must = f"{ROOM_BYTES / 2**20:,.0f} MiB, in a path of {LONGEST_TMPDIR} characters at most"
             raise UsageError(f"TMPDIR: got {at}, must be {must}")
         token = stack.enter_context(_token(Path(scratch), address))
-        ours = {
+        ours: dict[str, Any] = {
             "num_cpus": cores(),
             "num_gpus": gpu_count(),
+            "object_store_memory": STORE_BYTES,
             "include_dashboard": dashboard,
             "dashboard_host": "127.0.0.1",
             "_temp_dir": f"{scratch}/{RAYS}",
         }
+        if (quoted := shlex.quote(sys.executable)) != sys.executable:  # Ray gives it to a shell as it is
+            ours["runtime_env"] = {"py_executable": quoted}
         try:
             options: dict[str, Any] = {} if address else ours
-            on_stop = signal.getsignal(signal.SIGTERM)
-            try:
-                with chdir(_imports(scratch)):
-                    context: Any = ray.init(
-                        address or "local", log_to_driver=False, logging_level=logging.ERROR, **options
-                    )
-            except (ConnectionError, RayError, RuntimeError, ValueError) as error:
-                if address is None:
+            with _ended_by_this_process_only():
+                try:
+                    with chdir(_imports(scratch)):
+                        context: Any = ray.init(
+                            address or "local", log_to_driver=False, logging_level=logging.ERROR, **options
+                        )
+                    if address is None:
+                        _await_worker(Path(scratch))
+                except UsageError:
                     raise
-                why = str(error).strip().splitlines()[0]
-                raise UsageError(f"--address: got {address} ({why}), must be a Ray cluster that runs") from error
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own in place, which exits at once
+                except Exception as error:  # of as many kinds as there are ways to fail
+                    if isinstance(error, OSError) and error.errno in LOST_DISK:
+                        raise
+                    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    if address:
+                        got = f"--address: got {address} ({why}), must be a Ray cluster that runs"
+                    else:
+                        got = f"Ray: got {why}, must start{_log_end(Path(scratch))}"
+                    raise UsageError(got) from error
             port = context.address_info.get("metrics_export_port")
             metrics = f"127.0.0.1:{port}/metrics" if port and not address else None
             yield Cluster(context.dashboard_url or None, metrics, token)
         finally:
             with undisturbed():
-                ray.shutdown()
+                _shut_down()
+
+
+def _shut_down() -> None:
+    """End Ray at once: its processes do not hear SIGTERM, and it would give each a second to heed it."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        kill = node.kill_all_processes
+
+        def kill_at_once(**_: object) -> None:
+            with undisturbed():  # anew: by now Ray has set what SIGTERM does by default
+                kill(check_alive=False)
+
+        node.kill_all_processes = kill_at_once
+    ray.shutdown()
+
+
+@contextmanager
+def _ended_by_this_process_only() -> Iterator[None]:
+    """Keep SIGTERM from what is started within: sent to all of a study's processes, it would look like their failure.
+
+    Ray does so for SIGINT. Its own handler, which exits at once, does not stay.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    on_stop, mask = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, on_stop)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@ray.remote(num_cpus=1)
+def _process() -> int:
+    return os.getpid()
+
+
+def _await_worker(scratch: Path) -> None:
+    """Start a worker on each core, and wait for the first; raise UsageError, with the end of Ray's logs, if none comes.
+
+    A slow machine has time, as long as one is on its way.
+    """
+    tasks = [_process.remote() for _ in range(cores())]
+    begun = seen = time.monotonic()
+    slow = False
+    while not (answered := ray.wait(tasks, timeout=1)[0]):
+        now = time.monotonic()
+        seen = now if _starting() else seen
+        if now - seen > NONE_S or now - begun > LONGEST_S:
+            got = "none" if now - seen > NONE_S else f"none that answers within {LONGEST_S:.0f} s"
+            raise UsageError(f"workers: got {got}, must start{_log_end(scratch)}")
+        if not slow and now - begun > SLOW_S:
+            slow = True
+            logger.warning("No worker has answered within %.0f s; still waiting%s", SLOW_S, _log_end(scratch))
+    ray.get(answered)
+
+
+def _starting() -> bool:
+    """Whether a process below this one is to become a worker; once it is one, its title is another."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # gone meanwhile
+            if any(part.endswith("_worker.py") for part in process.cmdline()):
+                return True
+    return False
+
+
+def _log_end(scratch: Path) -> str:
+    """What Ray's logs told last of trouble, from a new line on; nothing if there is nothing."""
+    told = []
+    for path in sorted(scratch.glob(f"{RAYS}/session_latest/logs/*.[eo][ru][rt]")):
+        lines = path.read_text(errors="replace").splitlines()
+        lines = [line for line in lines if line.strip() and (path.suffix == ".err" or TROUBLE.match(line))]
+        told += [f"  {path.name}: {line.strip()}" for line in lines[-LOG_LINES:]]
+    return "\n".join([". Ray's logs end with:", *told]) if told else ""
 
 
 def nodes() -> list[dict[str, Any]]:

@@ -6,16 +6,19 @@ checked as well, and no link is followed out of a study's folder.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import errno
 import functools
 import glob
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shlex
+import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,6 +39,8 @@ WAY_ON = dict.fromkeys(("trial.json", *LEFT), AGAIN) | {
     "scale.json": "; put back the old one, or begin another study with another --name",
     "best.pt": "; delete it, and the page is made without this network's maps",
 }
+PLAIN = "study.plain"  # how a stream names what `plain_signs` registers
+SIGNS = {"✓": "+", "✗": "x", "·": ".", "≠": "!=", "↻": "again:", "×": "x", "–": "-", "−": "-", "…": "...", "±": "+-"}
 
 
 class RecordError(ValueError):
@@ -53,6 +58,21 @@ def printable(text: str) -> str:
 def counted(number: int, what: str) -> str:
     """Return `1 trial` or `1,024 trials`."""
     return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def plain_signs() -> None:
+    """Let standard output and error take a plain sign for each that their encoding lacks, and raise for none."""
+    codecs.register_error(PLAIN, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+            stream.reconfigure(errors=PLAIN)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(SIGNS.get(sign) or ascii(sign)[1:-1] for sign in lacking), error.end
 
 
 def broken(path: Path, got: str, must: str) -> RecordError:

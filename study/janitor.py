@@ -86,6 +86,18 @@ def room(folder: Path) -> str:
     return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
 
 
+def interrupt_on_sigterm() -> None:
+    """From now on SIGTERM does what Ctrl-C does. For the main thread alone."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """As Ctrl-C does, which Tune may be waiting for; a script's job in the background ignores that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+
 def ignore_stops() -> dict[int, Any]:
     """From now on Ctrl-C and SIGTERM do nothing; returns what they did before. For the main thread alone."""
     return {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import re
+import resource
 import shutil
 import socket
 import struct
@@ -33,6 +34,7 @@ SCALE = "scale.json"  # beside space.yaml: what a preview was fitted to
 RESULTS = Path("results")  # the default of --results, and this very object where it was not typed
 REACH_S = 10.0
 DEFAULT_FIT_S = 600.0  # of a study on a machine without a GPU
+ADDRESS_BYTES, THREADS = 8 << 30, 400  # what a process of a study on two cores maps at most, and what all start
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MARKS = "1 to 100 letters, digits, '.', '_' or '-', of which a letter or digit comes first"
 
@@ -136,13 +138,16 @@ def place(option: str, name: str, results: Path) -> tuple[Path, str]:
     return path.parent, path.name
 
 
-def refuse_namesakes(module: str) -> None:
-    """Raise UsageError where the current folder has another `study` or `analysis`, which hides this program's."""
+def check_surroundings(module: str) -> None:
+    """Raise UsageError where other packages hide this program's, or where what is typed is no text."""
     for name in ("study", "analysis"):
         package, folder = sys.modules.get(name), Path(__file__).parent.with_name(name)
-        if package is not None and not any(folder.samefile(at) for at in package.__path__):
+        if package is not None and folder.resolve() not in (Path(at).resolve() for at in package.__path__):
             got = f"got {next(iter(package.__path__))}, must be {folder}"
             raise UsageError(f"{name}: {got}, which it hides: type python -P -m {module} …, or go to another folder")
+    for word in psutil.Process().cmdline():  # Ray notes them
+        if any("\ud800" <= sign <= "\udfff" for sign in word):
+            raise UsageError(f"{word}: got bytes that are no text here, must be UTF-8: set PYTHONUTF8=1, or rename it")
 
 
 @contextmanager
@@ -246,6 +251,18 @@ def check_disk(folder: Path, needed: int) -> None:
         raise UsageError(f"--results: got {folder.parent}, must be a folder to write to")
     if (free := shutil.disk_usage(at).free) < needed:
         raise UsageError(f"--results: got {free / 2**20:,.0f} MiB free at {at}, must be {needed / 2**20:,.0f} MiB")
+
+
+def check_limits() -> None:
+    """Raise UsageError where the shell's or a control group's limits would have Ray abort, and this process with it."""
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY and space < ADDRESS_BYTES:
+        must = f"{ADDRESS_BYTES >> 10} or unlimited: Ray and torch map far more than they use"
+        raise UsageError(f"ulimit -v: got {space >> 10}, must be at least {must}")
+    threads = provenance.free_threads()
+    if threads is not None and threads < THREADS:
+        got = f"{threads} processes and threads that may still be started"
+        raise UsageError(f"ulimit -u, or a container's limit: got {got}, must be at least {THREADS}, which Ray starts")
 
 
 def _new(arguments: argparse.Namespace) -> Study:

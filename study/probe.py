@@ -5,6 +5,7 @@ Imported by fresh processes that must measure soon: nothing here needs Ray or Op
 
 from __future__ import annotations
 
+import functools
 import math
 import resource
 import signal
@@ -87,6 +88,7 @@ def architecture(model: Model) -> str:
     return " ".join([model.name, *("-".join(map(str, size)) for size in sizes), *rest])
 
 
+@functools.cache
 def flops(model: Model) -> int:
     """Floating-point operations of one image's forward pass."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -111,6 +113,7 @@ def activations(model: Model) -> int:
     return counted
 
 
+@functools.cache
 def parameters_of(model: Model) -> int:
     """How many parameters a network has."""
     with torch.device("meta"):
@@ -149,8 +152,8 @@ def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int)
     """Return the bytes of the GPU that training and evaluating take at most, and those that were free.
 
     Without a GPU: the bytes of memory that this process takes at most, much of them for torch itself, and 0. Where a
-    step of `batch_size` takes long, a smaller one is measured, and what the layers give for the other images is added.
-    Two measured steps would tell too little: the smaller the step, the more of its peak is the optimizer's.
+    step of `batch_size` takes long, a smaller one is measured, and what the layers give for the other images is added:
+    from two small steps half of it or thrice as much was extrapolated, for their peaks are the optimizer's.
     """
     if not torch.cuda.is_available():
         images = _affordable(model, batch_size, precision, cores)

@@ -11,7 +11,6 @@ import argparse
 import errno
 import math
 import re
-import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -22,19 +21,20 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from study import data, files, provenance, records, terminal
+from study import data, files, provenance, records
 from study.files import RecordError
-from study.janitor import cleaned_up, ignore_stops, room, say_if_killed, undisturbed
+from study.janitor import cleaned_up, ignore_stops, interrupt_on_sigterm, room, say_if_killed, undisturbed
 from study.opening import (
     RESULTS,
     SCALE,
     Study,
     UsageError,
     check_disk,
+    check_limits,
+    check_surroundings,
     claimed,
     fitted,
     open_study,
-    refuse_namesakes,
 )
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
@@ -51,14 +51,15 @@ TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    terminal.plain_signs()
+    files.plain_signs()
     typed = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(typed)
     console = Console(highlight=False)
     study: Study | None = None
-    signal.signal(signal.SIGTERM, _interrupt)  # from the start, so that a stop cleans up at every time
+    interrupt_on_sigterm()  # from the start, so that a stop cleans up at every time
     try:
-        refuse_namesakes("study.run")
+        check_surroundings("study.run")
+        check_limits()
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
@@ -119,8 +120,8 @@ def _tell(text: str) -> None:
     try:
         print(lines, file=sys.stderr, flush=True)
     except OSError:
-        with suppress(OSError), open("/dev/tty", "w", errors=terminal.PLAIN) as screen:
-            print(lines, file=screen)
+        with suppress(OSError), open("/dev/tty", "w", errors=files.PLAIN) as terminal:
+            print(lines, file=terminal)
 
 
 def _say(console: Console, text: str) -> None:
@@ -413,13 +414,6 @@ def _run(
     book.finish()
     say_if_killed("")
     return _conclude(console, folder, options.data_dir, everything)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    """As Ctrl-C does, which Tune may be waiting for; a script's job in the background ignores that."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
 
 
 def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from analysis import failures, tables
 from analysis.effects import signed
 from analysis.runs import Runs
+from analysis.schemas import SCHEMAS
 from analysis.verdicts import NOT_TESTED, judge
 from study import records
 
@@ -48,6 +54,23 @@ def test_tables_made_again_have_the_same_bytes(tmp_path: Path) -> None:
     predictions, trials = (tables.read(SHOWN, name) for name in ("predictions", "trials"))
     right = (predictions.predicted == predictions.label).groupby(predictions.trial_id).mean()
     assert right.to_dict() == trials.dropna(subset="test_accuracy").set_index("trial_id").test_accuracy.to_dict()
+
+
+@pytest.mark.parametrize("read", [
+    lambda path: polars.read_parquet(path).to_arrow(),
+    lambda path: duckdb.read_parquet(str(path)).to_arrow_table(),
+], ids=["polars", "duckdb"])  # fmt: skip
+def test_other_programs_read_the_same_from_every_table(read: Callable[[Path], pa.Table]) -> None:
+    paths = [path for study in STUDIES for path in sorted((RESULTS / study / "tables").glob("*.parquet"))]
+    assert {path.stem for path in paths} == {*SCHEMAS}
+    for path in paths:
+        expected, found = pq.read_table(path), read(path)
+        assert found.column_names == expected.column_names, path
+        for name in expected.column_names:
+            column, value = expected[name], expected.schema.field(name).type
+            if pa.types.is_dictionary(value):
+                column, value = column.cast(value.value_type), value.value_type
+            assert found[name].cast(value).equals(column), (path, name)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -12,7 +12,7 @@ from analysis import report
 
 @pytest.fixture(scope="module")
 def tables(finished: Path) -> Path:
-    assert report.main([finished.name, "--results", str(finished.parent)]) == 0
+    assert report.main([finished.name, "--results", str(finished.parent), "--stress-images", "50"]) == 0
     return finished / "tables"
 
 

@@ -31,8 +31,8 @@ sys.exit(status)
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
-    """A study of three confirmed networks with random weights, and the first report of it."""
-    folder = give_weights(make(tmp_path_factory.mktemp("results") / "made", seeds=1, images=120))
+    """A study of three confirmed networks, two with random weights and a dead one, and the first report of it."""
+    folder = give_weights(make(tmp_path_factory.mktemp("results") / "made", seeds=1, images=120), dead="c0002")
     assert report.main(["made", "--results", str(folder.parent)]) == 0
     return folder
 
@@ -71,6 +71,17 @@ def test_an_unchanged_study_needs_neither_networks_nor_ray(study: Path) -> None:
     assert done.stdout.splitlines()[-1] == "False", "Ray was not so much as imported"
     assert contents(study / "tables") == tables
     assert times(study) == cache
+
+
+def test_a_dead_network_is_reported_as_any_other(reported: Path) -> None:
+    """Its maps are 0 everywhere: they lie nowhere, and are no failure of the page."""
+    attention, stress = (pd.read_parquet(reported / "tables" / f"{name}.parquet") for name in ("attention", "stress"))
+    assert {*attention.trial_id} == {*stress.trial_id} == {"c0000", "c0001", "c0002"}
+    dead = attention.trial_id == "c0002"
+    assert attention.energy[dead].isna().all()
+    assert attention.energy[~dead].notna().any()
+    assert stress[stress.trial_id == "c0002"].accuracy.nunique() == 1
+    assert ", no positive evidence" in (reported / "report.html").read_text()
 
 
 def test_the_networks_of_changed_weights_run_again_and_no_others(study: Path) -> None:

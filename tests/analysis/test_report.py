@@ -15,8 +15,9 @@ import pytest
 from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
-from analysis import evidence, findings, render, report, tables
+from analysis import evidence, figures, findings, render, report, tables
 from analysis.sections import scorecard
+from analysis.statistics import estimate
 from analysis.words import label, linked, plain
 from study import data, space_file
 from study.files import read_json, write_json
@@ -36,6 +37,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The page of a study with an arm of a strange name, another named as a candidate, and candidates that it lacks."""
+    folder = make(tmp_path_factory.mktemp("results") / "made", images=50)
+    rename(folder, "baseline", "candidate-2")
+    rename(folder, "augmented", "$x_{ | <i>")
+    about = read_json(folder / "study.json")
+    write_json(folder / "study.json", about | {"budget": about["budget"] | {"candidates": 9}})
+    return pages(folder)
+
+
 def title(markdown: str) -> str:
     return markdown.splitlines()[0].removeprefix("# ")
 
@@ -53,10 +65,8 @@ def test_a_better_candidate(tmp_path: Path) -> None:
     assert re.search(r"\| candidate-1 − baseline +\| better +\| +\+3.93 \|", text)
 
 
-def test_the_page_opens_on_the_pair_of_its_headline(tmp_path: Path) -> None:
-    rename(make(tmp_path / "made", images=50), "baseline", "candidate-2")
-    html, _ = pages(tmp_path / "made")
-    assert re.findall(r" selected>(.+?)</option>", html) == ["candidate-1", "arm augmented"]
+def test_the_page_opens_on_the_pair_of_its_headline(odd: tuple[str, str]) -> None:
+    assert re.findall(r" selected>(.+?)</option>", odd[0]) == ["candidate-1", "arm $x_{ | &lt;i&gt;"]
 
 
 def test_a_worse_candidate_is_called_worse(tmp_path: Path) -> None:
@@ -94,14 +104,11 @@ def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
     assert f"Go on with: python -m study.run --resume made --results {plain(str(tmp_path))}" in text
 
 
-def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(tmp_path: Path) -> None:
-    folder = make(tmp_path / "made", images=50)
-    about = read_json(folder / "study.json")
-    write_json(folder / "study.json", about | {"budget": about["budget"] | {"candidates": 9}})
+def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(odd: tuple[str, str]) -> None:
     said = (
         " of 9 candidates: too few searched configurations ran to the end. To search more: python -m study.run --extend"
     )
-    assert said in pages(folder)[1].replace("\\", "")
+    assert said in odd[1].replace("\\", "")
 
 
 def test_a_study_that_has_tried_its_whole_space_is_not_to_be_extended(tmp_path: Path) -> None:
@@ -192,10 +199,8 @@ def test_all_that_a_study_says_is_taken_as_text_in_markdown() -> None:
     assert [value for value in values if not ours.fullmatch(value)] == []
 
 
-def test_an_arm_may_be_named_anything(tmp_path: Path) -> None:
-    folder = make(tmp_path / "made", images=50)
-    rename(folder, "augmented", "$x_{ | <i>")
-    html, text = pages(folder)
+def test_an_arm_may_be_named_anything(odd: tuple[str, str]) -> None:
+    html, text = odd
     assert "arm $x_{ | &lt;i&gt;" in html
     row = next(line for line in text.splitlines() if line.startswith("| arm $x"))
     assert row.count(" | ") == 6, "a border in a name is no border of the table"
@@ -267,6 +272,13 @@ def test_nothing_of_the_users_changes_figures_or_tables(made: Path, tmp_path: Pa
     assert [str(path) for path in files if (study / path).read_bytes() != (made / path).read_bytes()] == []
 
 
+def test_settings_made_in_a_process_change_no_figure() -> None:
+    rows = [figures.Row("a", [1.0, 2.0], estimate([1.0, 2.0]), True)]
+    drawn = figures.dots(rows, "points")
+    with figures.matplotlib.rc_context({"text.usetex": True, "font.family": "serif", "axes.facecolor": "red"}):
+        assert figures.dots(rows, "points") == drawn
+
+
 def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, created in (("b-old", "2026-01-01T00:00:00+00:00"), ("a-new", "2026-02-01T00:00:00+00:00")):
         (tmp_path / name).mkdir()
@@ -275,11 +287,20 @@ def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureF
     assert str(tmp_path / "a-new" / "report.html") in capsys.readouterr().out
 
 
+def test_a_study_goes_by_its_path_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "made", confirm=False)
+    assert report.main([f"{tmp_path}/made/", "--top", "0"]) == 0
+    assert str(tmp_path / "made" / "report.html") in capsys.readouterr().out
+    assert report.main([f"{tmp_path}/made/", "--results", str(tmp_path / "other")]) == 2
+    assert f"NAME: got {tmp_path}/made/ and --results {tmp_path}/other, must be in one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nope", "../made", "", "."])
 def test_a_study_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     make(tmp_path / "made", confirm=False)
     assert report.main([name, "--results", str(tmp_path)]) == 2
-    assert f"got {name!r}, must be a study in {tmp_path}: made" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"got {name!r}, must be a study in {tmp_path}: made" in said or f"got {name} and --results " in said
 
 
 def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

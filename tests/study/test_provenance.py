@@ -206,5 +206,9 @@ def test_programs_are_named_as_they_can_be_typed(tmp_path: Path, monkeypatch: py
     assert provenance.typed() == str(bin_folder / "python")
     monkeypatch.chdir(tmp_path)
     assert (provenance.typed(), provenance.typed("tensorboard")) == (".venv/bin/python", ".venv/bin/tensorboard")
+    assert provenance.command("study.run", "--name", "a b") == ".venv/bin/python -P -m study.run --name 'a b'"
+    monkeypatch.chdir(Path(provenance.__file__).parents[1])
+    assert provenance.command("study.run") == f"{bin_folder}/python -m study.run"
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{bin_folder}:/usr/bin")
     assert (provenance.typed(), provenance.typed("tensorboard")) == ("python", "tensorboard")
