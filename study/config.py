@@ -154,6 +154,14 @@ class Augmentation:
     reflect: bool = False  # what a crop moves in is the mirror image, else black
     whole_pixels: bool = False  # translate by whole pixels after the other changes, as torchvision's two transforms do
 
+    @property
+    def idle(self) -> bool:
+        """Whether it changes no image."""
+        return self.strength == 0 or not any(getattr(self, name) for name in MAXIMA)
+
+
+MAXIMA = ("rotation", "translation", "scale", "shear", "flip", "erasing", "crop")  # and probabilities, of augmentation
+
 
 Model = ResNet | FashionCNN
 Optimizer = SGD | Adam | AdamW | RMSprop

@@ -110,7 +110,7 @@ class Part:
     """A model, optimizer, schedule, augmentation or the plain settings: `base` holds what is fixed, `ranges` the rest.
 
     `label` begins the names of its Optuna parameters: `sgd` makes `sgd.lr`; a second option of that name is `sgd#2`.
-    Augmentation of strength 0 is always `Augmentation()`: its maxima do not apply and are no parameters then.
+    Augmentation that changes nothing is always `Augmentation()`. Of strength 0 its maxima are no parameters.
     """
 
     label: str
@@ -124,13 +124,15 @@ class Part:
             if key == "strength" and value == 0:
                 return Augmentation()
             chosen = dataclasses.replace(chosen, **{key: value})
-        return chosen
+        return _or_none(chosen)
 
     def parameters_of(self, chosen: Any) -> dict[str, Any] | None:
         """The Optuna parameters that make `suggest` return `chosen`; None where none do."""
         parameters: dict[str, Any] = {}
         for key, distribution in self.ranges.items():
             value = getattr(chosen, key, None)
+            if key == "strength" and chosen == Augmentation():  # if not of strength 0, then of maxima 0
+                value = self.least(key)
             if value is None or not _holds(distribution, value):
                 return None
             parameters[self._name(key)] = _plain(value)
@@ -210,10 +212,12 @@ class Part:
     def size(self) -> float:
         """Return how many different values it can take: a whole number, or inf where a range is continuous."""
         sizes = {key: len(_all(distribution)) or math.inf for key, distribution in self.ranges.items()}
-        strengths = sizes.pop("strength", 1)
-        others = math.prod(sizes.values())
-        without = "strength" in self.ranges and self.least("strength") == 0  # one value, whatever the others are
-        return (strengths - without) * others + without
+        strengths, without, idle = sizes.pop("strength", 1), False, 0.0
+        if isinstance(self.base, Augmentation) and self.ranges:  # what changes nothing is one value, however it is made
+            without = self.least("strength") == 0
+            if all(_holds(self.options(name), 0) for name in config.MAXIMA):
+                idle = math.prod(size for name, size in sizes.items() if name not in config.MAXIMA)
+        return (strengths - without) * (math.prod(sizes.values()) - idle) + (without or idle > 0)
 
     def examples(self) -> Iterator[Any]:
         """Every combination of its choices, with ranges at their middle."""
@@ -223,7 +227,7 @@ class Part:
         """Return what it becomes with every combination of the values that stand for its ranges."""
         for combination in itertools.product(*map(values, self.ranges.values())):
             chosen = dict(zip(self.ranges, combination, strict=True))
-            yield Augmentation() if chosen.get("strength") == 0 else dataclasses.replace(self.base, **chosen)
+            yield _or_none(dataclasses.replace(self.base, **chosen))
 
     def _bounds(self, key: str) -> list[float]:
         options = self.options(key)
@@ -409,6 +413,11 @@ class Space:
             sizes = {**dataclasses.asdict(network), "dropout": None}
             networks.setdefault(tuple(sizes.items()), network)
         return tuple(networks.values())
+
+
+def _or_none(value: Any) -> Any:
+    """Return a component; of augmentation that changes nothing, that which there is without."""
+    return Augmentation() if isinstance(value, Augmentation) and value.idle else value
 
 
 def _suggest(trial: BaseTrial, name: str, distribution: Distribution) -> Value:

@@ -333,9 +333,8 @@ class _Reader:
             is_mapping = isinstance(entries["augmentation"], yaml.MappingNode)
             part, bad = self.fill(maxima, inner, Augmentation(strength=1 if is_mapping else 0), fixed)
             off = part.greatest("strength") == 0
-            names = [name for name in _names(Augmentation())[1:] if name not in ("reflect", "whole_pixels")]
-            if not off and not bad and all(part.greatest(name) == 0 for name in names):
-                must = f"one with {', '.join(names[:-1])} or {names[-1]} above 0"
+            if not off and not bad and all(part.greatest(name) == 0 for name in config.MAXIMA):
+                must = f"one with {', '.join(config.MAXIMA[:-1])} or {config.MAXIMA[-1]} above 0"
                 self.problem(self.keys[inner], inner, "a strength above 0 and no maximum", must)
             parts["augmentation"] = (Part("augmentation", Augmentation(), {}) if off else part,)
         rest, bad = self.fill({k: entries[k] for k in PLAIN if k in entries}, key, defaults, fixed)

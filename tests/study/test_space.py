@@ -245,6 +245,36 @@ def test_strength_0_has_no_maxima() -> None:
     assert fixed.suggest(FixedTrial({})).augmentation == Augmentation()
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "different"),
+    [
+        ("crop: {choice: [0, 1, 2]}, flip: {choice: [0, 0.5]}", 3 * 2),
+        ("crop: {choice: [0, 1, 2]}, flip: {choice: [0, 0.5]}, reflect: {choice: [true, false]}", (3 * 2 - 1) * 2 + 1),
+        ("strength: {choice: [0.5, 1]}, flip: {choice: [0, 0.5]}, reflect: true", 2 + 1),
+        ("strength: {choice: [0, 0.5, 1]}, flip: {choice: [0, 0.5]}", 2 + 1),
+        ("flip: {choice: [0, 0.5]}, shear: {uniform: [0, 3]}", math.inf),
+        ("flip: {choice: [0, 0.5]}, shear: {choice: [1, 2]}", None),
+    ],
+)
+def test_augmentation_of_which_every_maximum_is_0_is_none(augmentation: str, different: float | None) -> None:
+    """An arm without augmentation is of such a space, and no configuration is there twice."""
+    loaded = read(
+        f"model: three_block{TINY}augmentation: {{{augmentation}}}\narms: {{a: {{augmentation: {{strength: 0}}}}}}"
+    )
+    drawn = [*loaded.combinations(0)]
+    if different is None:
+        assert loaded.parameters_of(loaded.arms["a"]) is None
+        assert loaded.configurations == len({*drawn}) == 4
+        return
+    assert loaded.configurations == different
+    assert different in (len({*drawn}), math.inf)
+    assert different in (len({config.config_id for config in drawn}), math.inf)
+    for config in [*drawn, loaded.arms["a"]]:
+        parameters = loaded.parameters_of(config)
+        assert parameters is not None
+        assert loaded.suggest(FixedTrial(parameters)) == config
+
+
 def test_models_that_differ_in_cost() -> None:
     assert [model.name for model in SPACES["resnet.yaml"].models()] == ["resnet18", "three_block"]
     assert SPACES["augmentation.yaml"].models() == (FashionCNN(),)
