@@ -42,6 +42,7 @@ STORE_BYTES = 2**30  # at most in shared memory at a time, the images among them
 SLOW_S, NONE_S, LONGEST_S = 30.0, 30.0, 300.0
 TROUBLE = re.compile(r"^\[[\d-]+ [\d:,]+ [EFC] ")  # in Ray's logs, which also hold states at length
 LOG_LINES = 3
+MEMORY = re.compile(r"Memory on the node .*was ([\d.]+)GB used / ([\d.]+)GB limit")  # of the death of a worker
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
                 except Exception as error:  # of as many kinds as there are ways to fail
                     if isinstance(error, OSError) and error.errno in LOST_DISK:
                         raise
-                    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    why = reason(error)
                     if address:
                         got = f"--address: got {address} ({why}), must be a Ray cluster that runs"
                     else:
@@ -164,7 +165,7 @@ def _ended_by_this_process_only() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, max_retries=0)
 def _process() -> int:
     return os.getpid()
 
@@ -186,7 +187,10 @@ def _await_worker(scratch: Path) -> None:
         if not slow and now - begun > SLOW_S:
             slow = True
             logger.warning("No worker has answered within %.0f s; still waiting%s", SLOW_S, _log_end(scratch))
-    ray.get(answered)
+    try:
+        ray.get(answered)
+    except RayError as error:
+        raise UsageError(f"workers: got none ({reason(error)}), must start{_log_end(scratch)}") from error
 
 
 def _starting() -> bool:
@@ -198,12 +202,23 @@ def _starting() -> bool:
     return False
 
 
+def reason(error: BaseException) -> str:
+    """What an error of Ray's says, in a line."""
+    return out_of_memory(str(error)) or (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def out_of_memory(text: str) -> str | None:
+    """Return, in a line, what Ray says at length where it ends a worker for want of memory; None for other texts."""
+    found = MEMORY.search(text)
+    return f"out of memory: {found[1]} of {found[2]} GB were in use, and Ray ended the worker" if found else None
+
+
 def _log_end(scratch: Path) -> str:
     """What Ray's logs told last of trouble, from a new line on; nothing if there is nothing."""
     told = []
     for path in sorted(scratch.glob(f"{RAYS}/session_latest/logs/*.[eo][ru][rt]")):
         lines = path.read_text(errors="replace").splitlines()
-        lines = [line for line in lines if line.strip() and (path.suffix == ".err" or TROUBLE.match(line))]
+        lines = [line for line in lines if TROUBLE.match(line) or (path.suffix == ".err" and re.match("[^:]", line))]
         told += [f"  {path.name}: {line.strip()}" for line in lines[-LOG_LINES:]]
     return "\n".join([". Ray's logs end with:", *told]) if told else ""
 
