@@ -25,6 +25,7 @@ import ray
 from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.constants import TUNE_ENV_VARS
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -386,6 +387,8 @@ def quiet() -> None:
 
     The study has its own progress display and its own records.
     """
+    for name in TUNE_ENV_VARS:  # of the user's other studies: some end a run, others hold its results back
+        os.environ.pop(name, None)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"  # no snapshots but two: they are a fourth of what memory grows by
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"

@@ -17,10 +17,12 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, TextIO
 
 import psutil
@@ -35,6 +37,15 @@ RESULTS = Path("results")  # the default of --results, and this very object wher
 REACH_S = 10.0
 DEFAULT_FIT_S = 600.0  # of a study on a machine without a GPU
 ADDRESS_BYTES, THREADS = 8 << 30, 400  # what a process of a study on two cores maps at most, and what all start
+LIMITS = (
+    ("v", resource.RLIMIT_AS, ADDRESS_BYTES, "Ray and torch map far more than they use"),
+    ("f", resource.RLIMIT_FSIZE, 2 << 30, "Ray's shared memory is a file"),
+)
+# Settings of torch's memory, of which it reads the first that is set as it is loaded.
+ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+ALLOCATOR = re.compile(r"(\s*[^\s:,\[\]]+\s*:\s*(\[[^\[\]]*\]|[^:,\[\]]+)(,|$))*\s*")
+# What decides which file an import finds, and how it is run.
+OF_IMPORTS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONOPTIMIZE", "PYTHONWARNINGS")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MARKS = "1 to 100 letters, digits, '.', '_' or '-', of which a letter or digit comes first"
 
@@ -144,15 +155,39 @@ def place(option: str, name: str, results: Path) -> tuple[Path, str]:
 
 
 def check_surroundings(module: str) -> None:
-    """Raise UsageError where other packages hide this program's, or where what is typed is no text."""
+    """Raise UsageError where other packages hide this program's, where what is typed is no text, or where the
+    environment holds what torch cannot read.
+    """
     for name in ("study", "analysis"):
         package, folder = sys.modules.get(name), Path(__file__).parent.with_name(name)
         if package is not None and folder.resolve() not in (Path(at).resolve() for at in package.__path__):
             got = f"got {next(iter(package.__path__))}, must be {folder}"
             raise UsageError(f"{name}: {got}, which it hides: type python -P -m {module} …, or go to another folder")
+    for name in ALLOCATORS:
+        if not ALLOCATOR.fullmatch(got := os.environ.get(name, "")):
+            raise UsageError(f"{name}: got {got!r}, must be as in key:value,key:value, or torch aborts")
     for word in psutil.Process().cmdline():  # Ray notes them
         if any("\ud800" <= sign <= "\udfff" for sign in word):
             raise UsageError(f"{word}: got bytes that are no text here, must be UTF-8: set PYTHONUTF8=1, or rename it")
+
+
+def broken_library(error: Exception) -> str | None:
+    """Return what to say of an error if an installed library raised it while it was imported; else None.
+
+    As where a library that it needs is missing, or where the environment holds a setting that it refuses.
+    """
+    ours = [Path(__file__).parents[1] / name for name in ("study", "analysis")]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    theirs: list[FrameType] = []
+    while frames and not any(Path(frames[-1].f_code.co_filename).is_relative_to(folder) for folder in ours):
+        theirs.append(frames.pop())
+    if not (theirs and theirs[-1].f_code.co_name == "<module>"):
+        return None
+    library = str(theirs[-1].f_globals["__name__"]).partition(".")[0]
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    settings = [name for name in os.environ if name.startswith(f"{library.upper()}_") or name in OF_IMPORTS]
+    of_them = f"; the environment sets {', '.join(sorted(settings))}" if settings else ""
+    return f"{library}: got {type(error).__name__} ({line}), must be a library that can be imported{of_them}"
 
 
 @contextmanager
@@ -260,10 +295,11 @@ def check_disk(folder: Path, needed: int) -> None:
 
 def check_limits() -> None:
     """Raise UsageError where the shell's or a control group's limits would have Ray abort, and this process with it."""
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if space != resource.RLIM_INFINITY and space < ADDRESS_BYTES:
-        must = f"{ADDRESS_BYTES >> 10} or unlimited: Ray and torch map far more than they use"
-        raise UsageError(f"ulimit -v: got {space >> 10}, must be at least {must}")
+    for option, limit, least, why in LIMITS:
+        got, _ = resource.getrlimit(limit)
+        if got != resource.RLIM_INFINITY and got < least:
+            must = f"at least {least >> 10} or unlimited: {why}"
+            raise UsageError(f"ulimit -{option}: got {got >> 10}, must be {must}")
     threads = provenance.free_threads()
     if threads is not None and threads < THREADS:
         got = f"{threads} processes and threads that may still be started"

@@ -31,6 +31,7 @@ from study.opening import (
     SCALE,
     Study,
     UsageError,
+    broken_library,
     check_disk,
     check_limits,
     check_surroundings,
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     files.plain_signs()
     typed = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(typed)
-    console = Console(highlight=False)
+    console = Console(highlight=False, force_terminal=files.is_terminal(sys.stdout))
     study: Study | None = None
     interrupt_on_sigterm()  # from the start, so that a stop cleans up at every time
     try:
@@ -88,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
             _tell(f"Interrupted. {_way_on(arguments, study, typed)}")
         return 130
     except Exception as error:
+        if why := broken_library(error):
+            _tell(why)
+            return 2
         with undisturbed():
             return _broke_off(error, arguments, study, typed)
 
