@@ -302,8 +302,8 @@ def check_limits() -> None:
             raise UsageError(f"ulimit -{option}: got {got >> 10}, must be {must}")
     threads = provenance.free_threads()
     if threads is not None and threads < THREADS:
-        got = f"{threads} processes and threads that may still be started"
-        raise UsageError(f"ulimit -u, or a container's limit: got {got}, must be at least {THREADS}, which Ray starts")
+        found = f"{threads} processes and threads that may still be started"
+        raise UsageError(f"ulimit -u, or a container's limit: got {found}, must be at least {THREADS}, which Ray starts")
 
 
 def _new(arguments: argparse.Namespace) -> Study:
