@@ -364,7 +364,7 @@ def _suppressed(runs: Runs, *arms: str) -> list[str]:
         worst = runs.of(arm, "stress").query("corruption == @NO_SHAPE and severity == @SEVERITIES[-1]")
         notes.append(
             f"Accuracy that {arm} retains, mean over five severities: {kept}. At severity 5 shuffled patches leave "
-            f"{percent(worst.accuracy.mean(), 1)} % right, and chance 10 %: too little to say by which cue."
+            f"{percent(worst.accuracy.mean(), 1)} % right, where chance gives 10 %: no verdict rests on it."
         )
     for name, how in NO_TEXTURE.items():
         first, *second = (of.preference(arm, name) for arm in arms)

@@ -5,14 +5,14 @@ al. 2019, arXiv:1811.12231). Theirs are made by style transfer; these without an
 
 - the silhouette is the foreground of a test image, holes filled; what lies outside is black;
 - the texture is a square of SIDE pixels, drawn from those that lie inside another test image's garment, a pixel or more
-  from its outline, and continued over the silhouette by reflection, so that it has no seams;
+  from its outline and without black, so that the silhouette stays whole, and continued by reflection, without seams;
 - every ordered pair of classes is alike frequent, so that a network that always answers one class, or at random,
   decides as often for the shape as for the texture. Each class paired with itself makes as many controls: whether
   networks can read images that are made so;
 - no test image is used twice, where there are enough of each class.
 
 Limits: the texture carries the garment's tone, and nothing that is larger than its square; the shape is the outline
-alone, without sleeves that lie on the body, openings or handles; the outline is sharp; one sandal in four is too thin
+alone, without sleeves that lie on the body, openings or handles; the outline is sharp; every other sandal is too thin
 for a square, and gives silhouettes only. Shirts, coats and pullovers have much the same outline: what is taken for a
 third class counts for neither cue. Images are not chosen by whether a network gets them right, so that all networks
 meet the same.
@@ -26,14 +26,14 @@ import numpy.typing as npt
 import pandas as pd
 from torch import nn
 
-from analysis.descriptors import foreground
+from analysis.descriptors import Mask
 from analysis.stress import predicted
 from study.config import TrialConfig
 from study.data import CLASS_NAMES, Bytes
 from study.data import SIDE as IMAGE_SIDE
 from study.trainer import Precision
 
-SIDE = 5  # pixels of the square: 75 % of the sandals and 99 % of all other garments hold one
+SIDE = 5  # pixels of the square: half of the sandals hold one, and 97 to 100 % of every other class
 MARGIN = 1  # pixels between the square and the outline, which is smoothed over one
 A_PAIR = 20  # images of each ordered pair of classes, at most: of ten classes 1,800, and 200 controls
 
@@ -46,15 +46,14 @@ COLUMNS = {
 }
 
 
-def conflicts(images: Bytes, labels: Bytes, seed: int) -> tuple[Bytes, pd.DataFrame]:
+def conflicts(images: Bytes, masks: Mask, labels: Bytes, seed: int) -> tuple[Bytes, pd.DataFrame]:
     """Return images of every ordered pair of classes, uint8 (M, 28, 28), and what each is made of: a row an image.
 
-    `images` uint8 (N, 28, 28), `labels` uint8 (N,). The columns are those of COLUMNS but the last, with rows of
-    `images` and classes as numbers. Equal for equal arguments. A class without a garment that holds a square is left
-    out; M is the same for every pair, at most A_PAIR, and fewer where the smallest class would not last.
+    `images` uint8 (N, 28, 28), `masks` their foregrounds, `labels` uint8 (N,). The columns are those of COLUMNS but the
+    last, with rows of `images` and classes as numbers. Equal for equal arguments. A class without a garment that holds
+    a square is left out. Each pair has as many images, at most A_PAIR: fewer where the smallest class does not last.
     """
-    masks = foreground(images)
-    squares = [_squares(mask) for mask in masks]
+    squares = [_squares(image, mask) for image, mask in zip(images, masks, strict=True)]
     rng = np.random.default_rng(seed)
     outlined, textured = masks.any(axis=(1, 2)), np.array([len(places) > 0 for places in squares], bool)
     of = {k: rng.permutation(np.flatnonzero((labels == k) & outlined)) for k in range(len(CLASS_NAMES))}
@@ -92,12 +91,16 @@ def decisions(
     return table.assign(**classes)
 
 
-def _squares(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def _squares(image: Bytes, mask: Mask) -> npt.NDArray[np.int64]:
     """Return where squares may be taken from: the row and column of their first pixel, (places, 2)."""
-    kernel = np.ones((SIDE + 2 * MARGIN,) * 2, np.uint8)
-    # The image's edge is an outline too: what lies beyond is outside.
-    inside = cv2.erode(mask.astype(np.uint8), kernel, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return np.argwhere(inside) + MARGIN
+    return np.argwhere(_fits(mask, SIDE + 2 * MARGIN, MARGIN) & _fits(image > 0, SIDE, 0))
+
+
+def _fits(mask: Mask, side: int, before: int) -> Mask:
+    """Return at which pixels a square fits that begins `before` pixels above and left; beyond the image is outside."""
+    kernel, points = np.ones((side, side), np.uint8), mask.astype(np.uint8)
+    eroded = cv2.erode(points, kernel, anchor=(before, before), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.asarray(eroded > 0)
 
 
 def _continued(square: Bytes, row: int, column: int) -> Bytes:

@@ -143,7 +143,7 @@ class Rerun:
     def cue_conflict(self, images: Images) -> pd.DataFrame:
         """Write and return the table `cue_conflict`: by which cue networks decide, where two are in conflict."""
         labels = images.table.label.cat.codes.to_numpy(np.uint8)
-        pixels, made_of = cue_conflict.conflicts(images.pixels, labels, SEED)
+        pixels, made_of = cue_conflict.conflicts(images.pixels, images.masks, labels, SEED)
         order = images.table.index.to_numpy()
         made_of = made_of.assign(**{name: order[made_of[name]] for name in ("shape_image", "texture_image")})
         said = f"{len(self.there)} networks and {len(pixels):,} images whose shape and texture are in conflict"
