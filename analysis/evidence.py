@@ -20,6 +20,7 @@ from analysis import (
     attention,
     claims,
     corruptions,
+    cue_conflict,
     descriptors,
     effects,
     failures,
@@ -49,10 +50,12 @@ SEED = 0  # of every sample that is drawn here
 logger = logging.getLogger(__name__)
 
 # Code that a verdict rests on.
-JUDGES = (attention, claims, corruptions, effects, failures, measures, runs, statistics, stress, verdicts)
+JUDGES = (
+    attention, claims, corruptions, cue_conflict, effects, failures, measures, runs, statistics, stress, verdicts
+)  # fmt: skip
 
 # The tables that predictions and networks give.
-OF_NETWORKS = ("images", "failures", "attention", "attention_checks", "stress", "calibration")
+OF_NETWORKS = ("images", "failures", "attention", "attention_checks", "stress", "cue_conflict", "calibration")
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
                 logger.warning("trained in bf16, which this processor has not: %.1f times slower than fp32", slowdown)
             found["attention"], found["attention_checks"] = again.attention(images), again.checks(images)
             found["stress"] = again.stress(images, stressed or STRESSED[trials.fidelity.iloc[0]])
+            found["cue_conflict"] = again.cue_conflict(images)
             found["calibration"] = again.calibration(images, splits)
             in_order = [t for s in standings for t in s.trials.sort_values("seed").trial_id if t in again.there]
             maps = again.maps(images, on_show(two, found["failures"], next(iter(in_order), None)))

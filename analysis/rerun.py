@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from analysis import attention, calibration, corruptions, descriptors, statistics, stress, tables
+from analysis import attention, calibration, corruptions, cue_conflict, descriptors, statistics, stress, tables
 from analysis.forward import Networks, load_network, source
 from analysis.schemas import KEY, SCHEMAS
 from study.config import TrialConfig
@@ -144,6 +144,16 @@ class Rerun:
         found = self._over(said, _stress, self.precision, shared, stress, corruptions, attention, descriptors)
         return self._table("stress", *found)
 
+    def cue_conflict(self, images: Images) -> pd.DataFrame:
+        """Write and return the table `cue_conflict`: by which cue networks decide, where two are in conflict."""
+        labels = images.table.label.cat.codes.to_numpy(np.uint8)
+        pixels, made_of = cue_conflict.conflicts(images.pixels, images.masks, labels, SEED)
+        order = images.table.index.to_numpy()
+        made_of = made_of.assign(**{name: order[made_of[name]] for name in ("shape_image", "texture_image")})
+        said = f"{len(self.there)} networks and {len(pixels):,} images whose shape and texture are in conflict"
+        found = self._over(said, _cue_conflict, self.precision, (pixels, made_of), cue_conflict, stress, attention)
+        return self._table("cue_conflict", *found)
+
     def calibration(self, images: Images, splits: Splits) -> pd.DataFrame:
         """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
         labels = images.table.label.cat.codes.to_numpy(np.uint8)
@@ -239,6 +249,12 @@ def _check(network: nn.Module, config: TrialConfig, own: Mask, shared: tuple[Byt
 
 def _stress(network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, Bytes, Any]) -> pd.DataFrame:
     return stress.stress(network, config, *shared, SEED, own)
+
+
+def _cue_conflict(
+    network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, pd.DataFrame]
+) -> pd.DataFrame:
+    return cue_conflict.decisions(network, config, *shared, own)
 
 
 def _calibrate(

@@ -44,6 +44,7 @@ class Runs:
     attention_checks: pd.DataFrame
     stress: pd.DataFrame
     calibration: pd.DataFrame
+    cue_conflict: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"trial_id": []}))
     last_predictions: pd.DataFrame | None = None  # by the last epoch's weights; the others are by the best epoch's
     arms: pd.DataFrame = field(init=False)  # of the arms to be confirmed, by name: the model and the hp_* columns
     lost: dict[str, str] = field(init=False)  # by arm, what became of seeds that failed or diverged: `lost_seeds`

@@ -12,7 +12,7 @@ import itertools
 import pandas as pd
 import pyarrow as pa
 
-from analysis import attention, calibration, stress, verdicts
+from analysis import attention, calibration, cue_conflict, stress, verdicts
 from analysis.descriptors import DESCRIPTORS
 from analysis.failures import CATEGORIES as FAILURE_CATEGORIES
 from analysis.failures import EXTREMES, PATTERNS
@@ -26,6 +26,8 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "weights": WEIGHTS,
     "label": CLASS_NAMES,
     "predicted": CLASS_NAMES,
+    "shape_class": CLASS_NAMES,
+    "texture_class": CLASS_NAMES,
     "suggested": CLASS_NAMES,
 }
 
@@ -258,6 +260,16 @@ ATTENTION_CHECKS = _schema(
     [*KEY, *_measured(attention.CHECK_COLUMNS)],
 )
 STRESS = _schema("One row a confirmed trial, corruption and severity.", [*KEY, *_measured(stress.COLUMNS)])
+CUE_CONFLICT = _schema(
+    "One row a confirmed trial and image with the silhouette of one test image and the texture of another.",
+    [
+        *KEY,
+        *(
+            _category(name, text) if name in CATEGORIES else _field(name, pa.int32(), text)
+            for name, text in cue_conflict.COLUMNS.items()
+        ),
+    ],
+)
 CALIBRATION = _schema(
     "One row a confirmed trial before temperature scaling, and one after, on the test images.",
     [*KEY, *_measured(calibration.COLUMNS)],
@@ -302,6 +314,7 @@ SCHEMAS = {
     "attention": ATTENTION,
     "attention_checks": ATTENTION_CHECKS,
     "stress": STRESS,
+    "cue_conflict": CUE_CONFLICT,
     "calibration": CALIBRATION,
     "importance": IMPORTANCE,
     "comparisons": COMPARISONS,

@@ -298,12 +298,12 @@ def check_limits() -> None:
     for option, limit, least, why in LIMITS:
         got, _ = resource.getrlimit(limit)
         if got != resource.RLIM_INFINITY and got < least:
-            must = f"at least {least >> 10} or unlimited: {why}"
-            raise UsageError(f"ulimit -{option}: got {got >> 10}, must be {must}")
+            raise UsageError(f"ulimit -{option}: got {got >> 10}, must be at least {least >> 10} or unlimited: {why}")
     threads = provenance.free_threads()
     if threads is not None and threads < THREADS:
         found = f"{threads} processes and threads that may still be started"
-        raise UsageError(f"ulimit -u, or a container's limit: got {found}, must be at least {THREADS}, which Ray starts")
+        must = f"at least {THREADS}, which Ray starts"
+        raise UsageError(f"ulimit -u, or a container's limit: got {found}, must be {must}")
 
 
 def _new(arguments: argparse.Namespace) -> Study:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
-from analysis import evidence, figures, findings, render, report, tables
+from analysis import effects, evidence, figures, findings, render, report, tables, verdicts
 from analysis.sections import scorecard
 from analysis.statistics import estimate
 from analysis.words import label, linked, plain
@@ -360,9 +361,9 @@ def test_what_keeps_ray_from_starting_ends_it_in_order(
             "resnet.yaml; study optimizer does not: no run reaches 90 %",
         ),
         (
-            {"mine": ("supported", "It is."), "optimizer": ("not tested", "No run reaches 90 %.")},
+            {"mine": ("preview only", "It is."), "optimizer": ("not tested", "No run reaches 90 %.")},
             "resnet.yaml",
-            "study mine, judged by other code: ✓ supported (preview). It is.",
+            "study mine, judged by other code: ○ preview only. It is.",
         ),
     ],
 )
@@ -372,6 +373,25 @@ def test_what_a_study_cannot_test_is_said_of_the_others(rows: dict[str, tuple[st
         judged=", judged by other code", p=None
     )
     assert scorecard._others(known, "resnet.yaml, optimizer.yaml", own) == said
+
+
+@pytest.mark.parametrize(
+    ("preview", "said"),
+    [
+        (False, "this study tests 4: 1 supported, 1 contradicted, 1 parts differ, 1 inconclusive."),
+        (True, "this study tests 4 as a preview, which supports and contradicts none."),
+    ],
+)
+def test_how_conclusions_came_out_is_counted(preview: bool, said: str) -> None:
+    came_out = ["supported", "parts differ", "inconclusive", "contradicted"]
+    tested = pd.DataFrame({"verdict": ["preview only"] * 4 if preview else came_out})
+    assert scorecard.summary(tested, 17, preview) == f"Of 17 conclusions that the two projects drew, {said}"
+
+
+def test_every_verdict_has_a_sign_of_its_own() -> None:
+    of_effects = get_args(effects.Verdict)
+    assert {*scorecard.SIGNS} == {*of_effects, verdicts.DIFFER, verdicts.PREVIEW}
+    assert len({*scorecard.SIGNS.values()}) == len(scorecard.SIGNS)
 
 
 def test_what_lies_outside_of_a_study_is_neither_read_nor_changed(
