@@ -49,6 +49,7 @@ MARGIN = 1.15
 CONTEXT_BYTES, FRAGMENTATION = 600 << 20, 1.3
 # Of the machine's: what Ray's own processes take, a process with torch, and what a worker has beside it.
 RAY_BYTES, TORCH_BYTES, WORKER_BYTES = 2 << 30, 512 << 20, 256 << 20
+RAY_LEAST = 512 << 20  # without which none is even tried
 LOGS_BYTES = 64 << 20  # on disk: Ray's logs, which go with it, TensorBoard's files and Optuna's journal
 MEASURED = 8  # networks at most, so that measuring ends
 
@@ -197,6 +198,9 @@ def make_plan(
             found = next(pool.map(faster_precision, [False] * workers))
             precision = precision or found
             memory = needs(pool, precision)[0] + WORKER_BYTES
+            if room + RAY_BYTES < RAY_LEAST + memory:
+                got, must = (f"{bytes_ / 2**30:.1f} GiB" for bytes_ in (room + RAY_BYTES, RAY_LEAST + memory))
+                raise UsageError(f"memory: got {got} free, must be {must} for Ray and one trial; close other programs")
             slots_of = {each: max(1, min(total // each, workers, room // memory)) for each in range(1, total + 1)}
             powers = (2**n for n in range(total.bit_length()))
             choices = [cores] if cores else sorted({*powers, total // slots_of[1]})
