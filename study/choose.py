@@ -40,6 +40,7 @@ MARGIN = 1.15
 CONTEXT_BYTES, FRAGMENTATION = 600 << 20, 1.3
 # Of the machine's: what Ray's own processes take, a process with torch, and what a worker has beside it.
 RAY_BYTES, TORCH_BYTES, WORKER_BYTES = 2 << 30, 512 << 20, 256 << 20
+RAY_LEAST = 512 << 20  # without which none is even tried
 MEASURED = 4  # networks at most, so that measuring ends
 
 
@@ -102,10 +103,9 @@ def _choose_for_cpu(meter: _Meter, cores: int | None, precision: Precision | Non
     with _processes(workers) as (pool, import_seconds):
         precision = precision or meter.precision(pool, False)
         memory = meter.memory(pool, precision, total)[0] + WORKER_BYTES
-        if room < memory:
-            got, needed = (f"{size / 2**30:.1f} GiB" for size in (room + RAY_BYTES, memory + RAY_BYTES))
-            must = f"{needed} for Ray and one trial of {meter.largest}; close other programs, or take a smaller batch"
-            raise UsageError(f"memory: got {got} free, must be at least {must}")
+        if room + RAY_BYTES < RAY_LEAST + memory:
+            got, must = (f"{size / 2**30:.1f} GiB" for size in (room + RAY_BYTES, RAY_LEAST + memory))
+            raise UsageError(f"memory: got {got} free, must be {must} for Ray and one trial; close other programs")
         slots_of = {each: max(1, min(total // each, workers, room // memory)) for each in range(1, total + 1)}
         powers = (2**n for n in range(total.bit_length()))
         choices = [cores] if cores else sorted({*powers, total // slots_of[1]})

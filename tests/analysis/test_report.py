@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -347,6 +348,16 @@ def test_what_keeps_ray_from_starting_ends_it_in_order(
     monkeypatch.setattr(report, "build", stopped)
     assert report.main(["made", "--results", str(tmp_path)]) == status
     assert capsys.readouterr().err.splitlines()[-1].startswith(said)
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "made", confirm=False)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    monkeypatch.setattr(report, "build", lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        assert report.main(["made", "--results", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

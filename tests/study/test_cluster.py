@@ -126,3 +126,56 @@ def test_a_trial_that_fits_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         got = f"got {resources.cores} cores and {resources.gpus:g} GPUs for a trial, must fit into 2 and 0"
         with pytest.raises(ValueError, match=got):
             slots_of(resources)
+
+
+# Its own process, in a process group of its own
+STARTS = """
+import os, signal, sys
+import study
+import ray
+from study import cluster
+from study.opening import UsageError
+
+@ray.remote
+def worker():
+    import torch
+    return sys.executable, len(os.sched_getaffinity(0))
+
+cluster.NONE_S = 3.0
+signal.signal(signal.SIGTERM, lambda *_: None)
+try:
+    with cluster.running(dashboard=False):
+        os.killpg(0, signal.SIGTERM)
+        print(ray.get(worker.remote()))
+except UsageError as error:
+    print(error)
+"""
+# What stands in every worker's way, as a site's own start-up code may.
+NO_WORKER = """
+import os, sys
+if any(part.endswith("default_worker.py") for part in sys.orig_argv):
+    os.write(2, b"no licence for you\\n")
+    os._exit(3)
+"""
+
+
+def started(executable: Path, environment: dict[str, str]) -> str:
+    command = [str(executable), "-c", STARTS]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=True, process_group=0
+    )
+    return done.stdout
+
+
+def test_workers_start_from_any_path_and_have_all_cores_and_no_sigterm_of_the_studys(tmp_path: Path) -> None:
+    environment = tmp_path / "My Drive & (first) last's"
+    environment.symlink_to(sys.prefix)
+    said = started(environment / "bin" / "python", {"OMP_PROC_BIND": "true", "GOMP_CPU_AFFINITY": "0"})
+    assert said == f"{(str(environment / 'bin' / 'python'), len(os.sched_getaffinity(0)))}\n"
+
+
+def test_what_keeps_workers_from_starting_is_told(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_WORKER)
+    said = started(Path(sys.executable), {"PYTHONPATH": str(tmp_path)})
+    assert said.startswith("workers: got none, must start. Ray's logs end with:\n")
+    assert "  raylet.err: no licence for you\n" in said

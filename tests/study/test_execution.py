@@ -18,7 +18,8 @@ from made_space import read
 from made_trainer import STATEFUL
 from made_trials import ended
 from ray._raylet import getproctitle, setproctitle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import RunConfig, TuneConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
@@ -337,6 +338,7 @@ def test_a_trial_whose_worker_died_before_it_began_comes_again(
     failing.fail_idle()  # as one does for which no worker can be started at all
     [(record, _)] = running.heard.ends
     assert (record.status, failing.recorder.returned) == ("failed", [])
+    assert record.attempts == attempts + 1 + MAX_FAILURES
 
 
 def test_the_queue_waits_for_what_may_come_again(running: Running) -> None:
@@ -413,6 +415,35 @@ def test_the_death_of_a_worker_is_told_as_ray_tells_it(running: Running, failing
     failing.fail(RayActorError(), recovers=False)
     [(record, _)] = running.heard.ends
     assert record.error == str(RayActorError())
+
+
+OOM = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: 0cb4) \
+was 3.13GB used / 23.54GB limit (0.133118)
+OOM kill reason: Memory usage 3364888576B exceeded threshold of 1263825152B (5.0% of 25276502016B limit)
+Top 10 memory users: PID\tMEM(GB)\tCOMMAND
+14755\t0.07\tray::DashboardAgent"""
+
+
+def test_that_memory_was_short_is_said_in_words(running: Running, failing: Failing) -> None:
+    failing.start()
+    failing.fail(OutOfMemoryError(OOM), recovers=False)
+    [(record, _)] = running.heard.ends
+    assert record.error == "out of memory: 3.13 of 23.54 GB were in use, and Ray ended the worker"
+    assert OOM.splitlines()[-1] in (running.folder / "error.txt").read_text()
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError(OOM), RayActorError(), KeyError("weights")], ids=repr)
+def test_tune_hears_of_an_end_for_memory_as_the_death_of_a_worker(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other than that it raises, and the study would end."""
+    heard: list[Exception] = []
+    monkeypatch.setattr(execution, "tunes_task_failed", lambda manager, task, exception: heard.append(exception))
+    manager: Any = None
+    RayActorManager._actor_task_failed(manager, tracked_actor_task=manager, exception=error)
+    assert [(type(found), str(found)) for found in heard] == [
+        (RayActorError if isinstance(error, OutOfMemoryError) else type(error), str(error))
+    ]
 
 
 # Ctrl-C

@@ -140,6 +140,12 @@ def terminate(driver: subprocess.Popen[str]) -> bool:
     return True
 
 
+def terminate_all(driver: subprocess.Popen[str]) -> bool:
+    """As `timeout`, Slurm and systemd do."""
+    os.killpg(driver.pid, signal.SIGTERM)
+    return True
+
+
 class KillAWorker:
     """Not of a trial that got no further since it was last killed: three times, and it fails for good."""
 
@@ -194,6 +200,7 @@ def disturbed(study: Study, undisturbed: Study, moments: RandomMoments, statuses
         ("driver killed", kill, 20, LONGEST_S, {-signal.SIGKILL}),
         ("Ctrl-C", interrupt, 10, LONGEST_S, {130, -signal.SIGINT}),
         ("driver terminated", terminate, 5, LONGEST_S, {130, -signal.SIGTERM}),
+        ("all processes terminated", terminate_all, 5, LONGEST_S, {130, -signal.SIGTERM}),
         ("worker killed", KillAWorker(), 20, 8.0, set()),
     ],
 )

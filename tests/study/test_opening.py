@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +23,7 @@ from made_space import read
 from made_trials import ended
 from rich.console import Console
 
-from study import choose, files, provenance, records, run
+from study import choose, files, opening, provenance, records, run
 from study.data import FashionMNIST
 from study.files import RecordError
 from study.fit import SHARE
@@ -772,6 +775,27 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> No
         option = typed[0].partition("=")[0]
         with pytest.raises(UsageError, match=rf"^{option}: got .+, must be 1 to 100 letters"):
             open_study(run._parser().parse_args(typed))
+
+
+# The shell's limits
+
+
+def test_too_little_address_space_is_told_before_anything_is_imported_or_measured(tmp_path: Path) -> None:
+    """Where torch could not even be imported, let alone Ray be started."""
+    command = f"ulimit -v 4000000; exec {shlex.quote(sys.executable)} -m study.run --space smoke.yaml"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --results {shlex.quote(str(tmp_path))}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert re.fullmatch(r"ulimit -v: got 4000000, must be at least \d+ or unlimited: .+\n", done.stderr)
+
+
+@pytest.mark.parametrize("free", [opening.THREADS - 1, opening.THREADS, None])
+def test_too_few_threads_are_told(free: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "free_threads", lambda: free)
+    few = free is not None and free < opening.THREADS
+    with pytest.raises(UsageError, match=rf"^ulimit -u, .+: got {free} .+ {opening.THREADS}") if few else nullcontext():
+        opening.check_limits()
 
 
 @pytest.mark.parametrize("typed", ["{folder}", "{folder}/", "begun", "begun/", "./begun/"])
