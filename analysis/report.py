@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, RecordError, DataError, UsageError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what reads the output has ended
+        return 130
     except OSError as error:
         if error.errno not in LOST_DISK:
             raise
@@ -95,6 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     for what, where in (("page   ", path), ("in text", path.with_suffix(".md")), ("tables ", folder / "tables")):
         print(printable(f"{what} {where}"))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # at its end Python would try, and complain, once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -10,6 +10,9 @@ if os.path.expanduser("~") == "~":
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 # Whoever reaches Ray can run code as this user: nobody does without the token, whatever Ray's default is.
 os.environ["RAY_AUTH_MODE"] = "token"
+# Ray's own processes end where a warning is an error, or where docstrings are left out. This process has read both.
+for name in ("PYTHONWARNINGS", "PYTHONOPTIMIZE"):
+    os.environ.pop(name, None)
 # glibc hands freed tensors back to the kernel and asks for them again a step later: not in every process, but in Ray's
 # workers, which train one trial after another, often (results/benchmarks/allocator.md). Read when a process starts.
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 << 30))

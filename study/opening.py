@@ -45,7 +45,7 @@ LIMITS = (
 ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 ALLOCATOR = re.compile(r"(\s*[^\s:,\[\]]+\s*:\s*(\[[^\[\]]*\]|[^:,\[\]]+)(,|$))*\s*")
 # What decides which file an import finds, and how it is run.
-OF_IMPORTS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONOPTIMIZE", "PYTHONWARNINGS")
+OF_IMPORTS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MARKS = "1 to 100 letters, digits, '.', '_' or '-', of which a letter or digit comes first"
 
@@ -294,11 +294,19 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 def check_limits() -> None:
-    """Raise UsageError where the shell's or a control group's limits would have Ray abort, and this process with it."""
+    """Raise UsageError where the shell's or a control group's limits would have Ray abort, and this process with it, or
+    where its processes could not reach each other.
+    """
     for option, limit, least, why in LIMITS:
         got, _ = resource.getrlimit(limit)
         if got != resource.RLIM_INFINITY and got < least:
             raise UsageError(f"ulimit -{option}: got {got >> 10}, must be at least {least >> 10} or unlimited: {why}")
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), REACH_S).close()
+    except OSError as error:  # Ray would wait for minutes
+        met = f"got {error.strerror or error}, must be reached by programs here: switch the loopback interface on"
+        raise UsageError(f"127.0.0.1: {met}") from error
     threads = provenance.free_threads()
     if threads is not None and threads < THREADS:
         found = f"{threads} processes and threads that may still be started"

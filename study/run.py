@@ -84,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         _tell(str(error))
         return 2
-    except (KeyboardInterrupt, SystemExit):  # the last by Ray, where it is stopped while it starts
+    # The second by Ray, where it is stopped while it starts; the last where what reads the output has ended.
+    except (KeyboardInterrupt, SystemExit, BrokenPipeError):
         with undisturbed():
             _tell(f"Interrupted. {_way_on(arguments, study, typed)}")
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -117,3 +118,45 @@ def test_a_studys_own_ray_heeds_no_settings_of_another(monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "environ", of_this | dict.fromkeys(of_another, "x"))
     cluster._forget_other_rays()
     assert os.environ == of_this
+
+
+def test_a_reader_that_ends_is_no_fault_of_the_program(tmp_path: Path) -> None:
+    """As of `2>&1 | head`."""
+    command = [sys.executable, "-m", "study.run", "--space", "smoke", "--fidelity", "preview", "--dry-run", "--results"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*command, str(tmp_path)], stdout=writer, stderr=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 130
+
+
+def test_settings_of_python_that_end_rays_processes_do_not_reach_them() -> None:
+    """Of which one has warnings raised and the other leaves out docstrings."""
+    environment = os.environ | {"PYTHONWARNINGS": "error", "PYTHONOPTIMIZE": "2"}
+    code = "import os, study; print({'PYTHONWARNINGS', 'PYTHONOPTIMIZE'} & set(os.environ))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_a_loopback_interface_that_is_off_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray waits for minutes."""
+
+    def unreachable(*_: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    with pytest.raises(UsageError, match=r"^127\.0\.0\.1: got Network is unreachable, must be reached by programs"):
+        check_limits()
+
+
+def test_a_folder_for_semaphores_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from study import choose
+
+    class Context:
+        def Barrier(self, count: int) -> None:  # noqa: N802
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.get_context", lambda kind: Context())
+    said = r"^/dev/shm: got Read-only file system, must be a folder to write to"
+    with pytest.raises(UsageError, match=said), choose._processes(1):
+        pass
