@@ -453,7 +453,7 @@ def _settings(arguments: argparse.Namespace, full: Space) -> tuple[Settings, Spa
         fidelity=space.fidelity,  # a preview that has less of nothing is the full study
         rule=arguments.scheduler or "asha",
         seed=arguments.seed or 0,
-        scale=space.scale,
+        scale=scale if space.fidelity == "full" else full.preview.most,
         fit_s=fidelity if isinstance(fidelity, float) else None,
         time_budget_s=arguments.time_budget,
         cores=cores,

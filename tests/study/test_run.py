@@ -339,7 +339,7 @@ def test_a_time_budget_ends_the_search_for_good_and_confirm_still_runs(tmp_path:
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([*QUICK, "--results", str(tmp_path), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "3 trials of up to 1 epoch, " in printed
+    assert "3 trials of up to 2 epochs, " in printed
     assert "3 configurations × 1 seed\n" in printed
     for part in ("1 core, ", " GiB each", "PREVIEW", "MiB"):
         assert part in printed
@@ -354,7 +354,7 @@ def test_a_broken_space_gives_exit_status_2_and_starts_nothing(
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr("study.cluster.running", started)
-    monkeypatch.setattr("study.plan.make_plan", started)
+    monkeypatch.setattr("study.choose.make_plan", started)
     assert run.main(["--space", str(path), "--results", str(tmp_path)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
