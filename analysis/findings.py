@@ -120,7 +120,7 @@ def headline(
     ours, theirs = (f"{'' if s.is_candidate else 'the '}{s.title}" for s in best)
     if pair.lost:
         title = f"Not judged: {pair.lost}"
-    elif preview:
+    elif preview and found.n > 1:
         ahead, behind = (ours, theirs) if found.mean >= 0 else (theirs, ours)
         by = f"{abs(found.mean):.2f}"
         title = f"{start(ahead)} is ahead of {behind} by {by} points of test accuracy, in a preview"

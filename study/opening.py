@@ -350,7 +350,7 @@ def _kept_scale(path: Path) -> Scale:
 
 def fitted(study: Study, space: Space) -> Study:
     """Return the study with a space at its scale. Raises UsageError where the study's trials are of another."""
-    scale = study.space.scale if space.fidelity == "full" else space.scale
+    scale = space.scale if study.unfitted and space.fidelity == "preview" else study.settings.scale
     settings = replace(study.settings, fidelity=space.fidelity, scale=scale)
     space = _at_scale(study.space, space.fidelity, scale)  # less than the space's file has, whatever was typed
     study = replace(study, space=space, settings=settings, unfitted=False)

@@ -145,7 +145,7 @@ def _affordable(model: Model, batch_size: int, precision: Precision, cores: int)
     few = min(FEW, batch_size)
     trainer = _trainer(model, few, few, few, precision, cores)
     trainer.run_epoch()
-    return min(batch_size, max(2 * FEW, int(LONGEST_S * trainer.run_epoch().images_per_s)))
+    return min(batch_size, max(4 * FEW, int(LONGEST_S * trainer.run_epoch().images_per_s)))
 
 
 def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int) -> tuple[int, int]:

@@ -185,7 +185,8 @@ def test_an_arm_that_is_better_by_little_is_found_on_the_whole_test_set() -> Non
 def test_one_of_two_effects_is_not_enough() -> None:
     """But each is said, with its interval."""
     one = Arm(more={"low_contrast": 20}, falls={"occlusion": 20}, gap=9)
-    found = judged(CNN, baseline=one, augmented=Arm(garment=90, robust_geometric=0.4))
+    augmented = Arm(garment=90, robust_geometric=0.4, falls={"occlusion": 20})
+    found = judged(CNN, baseline=one, augmented=augmented)
     for name in (
         "low-contrast-fails",
         "occluded-or-folded-fails",
@@ -465,8 +466,9 @@ def test_a_preview_has_the_sources_settings_on_a_smaller_scale(space: str) -> No
     trials = runs.trials.drop(columns=small.columns, errors="ignore").join(small.infer_objects(), on="arm")
     preview = dataclasses.replace(runs, trials=trials.assign(fidelity="preview"))
     if space == "resnet.yaml":  # the other preview has the full study's epochs, but a narrower network
+        few = dataclasses.replace(runs, trials=trials.assign(fidelity="preview", hp_epochs=2))
         with pytest.raises(runs_module.NotTested, match="lowers the learning rate after 5 epochs, and it has 2"):
-            preview.sources()
+            few.sources()
         preview.trials["hp_epochs"] = 6
         with pytest.raises(runs_module.NotTested):
             dataclasses.replace(preview, trials=preview.trials.assign(fidelity="full")).sources()

@@ -234,7 +234,7 @@ def begin(path: Path, name: str, *options: str) -> tuple[Study, Plan]:
 
 
 @pytest.mark.parametrize(
-    ("train", "images", "trials"), [(1.0, 600, 3), (100.0, 900, 8), (200.0, 3400, 8), (500.0, 4000, 8)]
+    ("train", "images", "trials"), [(1.0, 600, 3), (100.0, 700, 8), (200.0, 3000, 8), (500.0, 4000, 8)]
 )
 def test_a_study_without_a_gpu_is_fitted_to_ten_minutes(
     train: float, images: int, trials: int, bounded: Path, reached: SimpleNamespace

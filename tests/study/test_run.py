@@ -300,7 +300,7 @@ def test_a_space_of_four_configurations_is_over_after_four_trials(
     assert len(found) == 8
     assert len({record.config_id for record in found.values()}) == 4
     about = json.loads((tmp_path / "four" / "study.json").read_text())
-    assert (about["budget"], about["settings"]["budget"]["trials"]) == ({"trials": 4, "candidates": 3, "seeds": 1}, 10)
+    assert (about["budget"], about["settings"]["scale"]["budget"]["trials"]) == ({"trials": 4, "candidates": 3, "seeds": 1}, 10)
     for options, needless in ((["--resume", "four"], "6 of 10"), (["--extend", "four", "--trials", "5"], "5 of 9")):
         assert run.main([*options, *results]) == 0
         printed = capsys.readouterr().out
@@ -340,7 +340,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     assert run.main([*QUICK, "--results", str(tmp_path), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "3 trials of up to 2 epochs, " in printed
-    assert "3 configurations × 1 seed\n" in printed
+    assert "3 configurations × 2 seeds\n" in printed
     for part in ("1 core, ", " GiB each", "PREVIEW", "MiB"):
         assert part in printed
     assert list(tmp_path.iterdir()) == []

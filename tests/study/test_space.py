@@ -192,7 +192,7 @@ def test_the_largest_preview_keeps_what_it_leaves_out() -> None:
     loaded = read("model: three_block" + TINY.replace("{}", "{train: 100, seeds: 1}") + "split: {train: 200, seed: 7}")
     small = loaded.at("preview")
     assert small.split == Split(100, 10_000, 10_000, 7)
-    assert small.budget == Budget(4, 1, 1)
+    assert loaded.preview.most.budget == Budget(4, 1, 1)
     assert small.epochs == 4
 
 

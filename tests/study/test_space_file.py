@@ -38,7 +38,7 @@ BROKEN = {
 """,
     "bounds_together": """
 7: preview: got 5 test images left out, must be none or at least 10: what is left out is stratified too
-7: preview: got 1 test images left out, must be none or at least 10: what is left out is stratified too
+7: preview: got 1 test image left out, must be none or at least 10: what is left out is stratified too
 8: preview.train: got 50001, must be at most 50000, as in the full study
 12: preview.candidates: got 4, must be at most 3, the number of trials
 13: preview.width: got a list of 5 items, must be a number, or two: [least, most]
