@@ -109,7 +109,8 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
         step("descriptors")
         images, splits = _images(folder, about, predictions, data_dir)
         step("failures")
-        found["images"] = images.table.reset_index().assign(**study)
+        stored = {field.name: "float32" for field in SCHEMAS["images"] if field.type == "float"}  # as in the table
+        found["images"] = images.table.reset_index().assign(**study).astype(stored)
         found["failures"] = failures.failures(predictions, images.table)
         two = pairs(predictions, found["failures"], standings[:top])
         with Networks(folder) as networks:

@@ -156,10 +156,8 @@ def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int)
     from two small steps half of it or thrice as much was extrapolated, for their peaks are the optimizer's.
     """
     if not torch.cuda.is_available():
-        images = _affordable(model, batch_size, precision, cores)
-        _trainer(model, images, images, min(images, EVALUATION_BATCH["cpu"]), precision, cores).run_epoch()
-        each = activations(model) * (2 if precision == "bf16" else 4)
-        return resident_memory() + each * (batch_size - images), 0
+        _trainer(model, batch_size, batch_size, min(batch_size, EVALUATION_BATCH["cpu"]), precision, cores).run_epoch()
+        return resident_memory(), 0
     torch.cuda.empty_cache()  # what was measured before in this process must not count
     torch.cuda.reset_peak_memory_stats()
     free = torch.cuda.mem_get_info()[0]

@@ -325,7 +325,8 @@ class Space:
         """Return the space with this budget, but no more trials and candidates than it has configurations for."""
         trials = min(budget.trials, self.most_trials)
         candidates = min(budget.candidates, self.most_trials - len(self.arms))
-        return dataclasses.replace(self, budget=Budget(int(trials), int(candidates), budget.seeds))
+        budget = Budget(int(trials), int(candidates), budget.seeds)
+        return self if budget == self.budget else dataclasses.replace(self, budget=budget)
 
     @property
     def configurations(self) -> float:

@@ -300,7 +300,10 @@ def test_a_space_of_four_configurations_is_over_after_four_trials(
     assert len(found) == 8
     assert len({record.config_id for record in found.values()}) == 4
     about = json.loads((tmp_path / "four" / "study.json").read_text())
-    assert (about["budget"], about["settings"]["scale"]["budget"]["trials"]) == ({"trials": 4, "candidates": 3, "seeds": 1}, 10)
+    assert (about["budget"], about["settings"]["scale"]["budget"]["trials"]) == (
+        {"trials": 4, "candidates": 3, "seeds": 1},
+        10,
+    )
     for options, needless in ((["--resume", "four"], "6 of 10"), (["--extend", "four", "--trials", "5"], "5 of 9")):
         assert run.main([*options, *results]) == 0
         printed = capsys.readouterr().out
