@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # where Ray looks first
 # Settings that a study's own Ray has of this program, or may have of the user. Others tell of another Ray: where it is,
-# what it has, what is to run before it starts. Those in lower case only tune Ray.
+# what it has, what is to run before it starts. Those in lower case only tune Ray. Of TLS this process knows by now.
 KEPT = {
     *TOKENS,
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
@@ -42,7 +42,11 @@ KEPT = {
     "RAY_AUTH_MODE",
     "RAY_CHDIR_TO_TRIAL_DIR",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    "RAY_TLS_CA_CERT",
+    "RAY_TLS_SERVER_CERT",
+    "RAY_TLS_SERVER_KEY",
     "RAY_USAGE_STATS_ENABLED",
+    "RAY_USE_TLS",
 }
 TOKEN = "token"  # file, likewise in the run's folder
 RAYS = "r"  # folder, which Ray opens to all users, within one that is this user's alone
