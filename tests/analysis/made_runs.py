@@ -72,7 +72,6 @@ def made(
     label, hard = rng.integers(0, 10, images), rng.normal(0, ALIKE**0.5, images)
     table = _images(label, alike, rng)
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
-    keys: dict[str, list[dict[str, object]]] = {name: [] for name in TABLES}
     lasts: list[pd.DataFrame] = []
     for place, (name, config) in enumerate(space_file.load(space_file.FOLDER / space).arms.items()):
         arm = (planted or {}).get(name, Arm())
@@ -106,14 +105,9 @@ def made(
                     "cue_conflict": _cue_conflict(arm, rng), "calibration": _calibration(rng),
                 }  # fmt: skip
                 for what, of in made_of.items():
-                    rows[what].append(of)
-                    keys[what].append(key)
+                    rows[what].append(of.assign(**key))
             rows["trials"].append(pd.DataFrame([trial]))
     joined = {name: pd.concat(of, ignore_index=True) for name, of in rows.items()}
-    for name, of in keys.items():
-        if of:
-            keyed = pd.DataFrame(of).loc[np.repeat(np.arange(len(of)), [len(table) for table in rows[name]])]
-            joined[name] = pd.concat([joined[name], keyed.reset_index(drop=True)], axis=1)
     hyper = [name for name in SCHEMAS["trials"].names if name.startswith("hp_")]
     joined["trials"] = joined["trials"].reindex(columns=joined["trials"].columns.union(hyper, sort=False))
     if not last:
