@@ -31,7 +31,7 @@ from study.config import (
     TrialConfig,
     narrowed,
 )
-from study.space import Budget, Choice, Distribution, Int, Part, Split
+from study.space import Budget, Choice, Distribution, Int, Part, Scale, Split
 
 SHIPPED = sorted(space_file.FOLDER.glob("*.yaml"))
 
@@ -75,10 +75,10 @@ def test_shipped_space(path: Path) -> None:
     assert loaded.text.encode() == path.read_bytes()
     assert re.search(rf"\n#   python -m study.run --space {path.name}( --fidelity full)?( --seed 100)?\n", loaded.text)
     assert loaded.arms
-    small = loaded.at("preview")
-    assert (loaded.fidelity, small.fidelity) == ("full", "preview")
-    assert small.epochs <= loaded.epochs
-    assert small.budget.trials >= len(small.arms), "a preview that cannot try every arm"
+    for small in (loaded.at("preview"), loaded.scaled(loaded.preview.least)):
+        assert (loaded.fidelity, small.fidelity) == ("full", "preview")
+        assert small.epochs <= loaded.epochs
+        assert small.budget.trials >= len(small.arms) + small.budget.candidates, "a preview that cannot try every arm"
     for arm in loaded.arms.values():
         assert loaded.parameters_in_search(arm) is not None, "an arm from which the search cannot learn"
 
@@ -142,16 +142,27 @@ def test_preview_shrinks_everything() -> None:
 
 
 def test_a_preview_says_what_it_has_less_of() -> None:
-    small = space_file.load(space_file.FOLDER / "resnet.yaml").at("preview")
+    full = space_file.load(space_file.FOLDER / "resnet.yaml")
+    small = full.at("preview")
     assert small.reductions() == [
-        "4,000 of 50,000 training images",
+        "8,000 of 50,000 training images",
+        "1,000 of 10,000 validation images",
+        "2,000 of 10,000 test images",
+        "6 of 15 epochs",
+        "12 of 32 trials",
+        "1 of 2 candidates",
+        "2 of 6 seeds",
+        "networks of 0.5 times the width",
+    ]
+    assert full.scaled(full.preview.least).reductions() == [
+        "1,000 of 50,000 training images",
         "500 of 10,000 validation images",
         "1,000 of 10,000 test images",
         "2 of 15 epochs",
         "6 of 32 trials",
         "1 of 2 candidates",
-        "1 of 6 seeds",
-        "networks of 0.5 times the width",
+        "2 of 6 seeds",
+        "networks of 0.25 times the width",
     ]
     more = dataclasses.replace(small, budget=Budget(33, 2, 5))  # as by --trials and --seeds
     assert more.reductions()[4:] == ["5 of 6 seeds", "networks of 0.5 times the width"]
@@ -166,7 +177,8 @@ def test_a_preview_says_what_it_has_less_of() -> None:
 def test_steps_that_no_epoch_comes_after_are_named() -> None:
     full = space_file.load(space_file.FOLDER / "resnet.yaml")
     assert full.flat_steps() == []
-    assert full.at("preview").flat_steps() == [
+    assert full.at("preview").flat_steps() == []
+    assert full.scaled(full.preview.least).flat_steps() == [
         "search, step: StepLR first falls after epoch 3 of 2: it never does",
         "arm adam_steplr: StepLR first falls after epoch 5 of 2: it never does",
     ]
@@ -176,12 +188,54 @@ def test_steps_that_no_epoch_comes_after_are_named() -> None:
     assert read(text % 2).flat_steps() == []
 
 
-def test_preview_keeps_what_it_leaves_out() -> None:
-    loaded = read("model: three_block" + TINY.replace("{}", "{train: 100, seeds: 1}") + "split: {train: 200, seed: 7}")
-    small = loaded.at("preview")
+def test_the_largest_preview_keeps_what_it_leaves_out() -> None:
+    text = TINY.replace("lr: 0.1", "lr: {log: [0.01, 0.1]}").replace("{}", "{train: 100, seeds: 1}")
+    small = read(f"model: three_block{text}split: {{train: 200, seed: 7}}").at("preview")
     assert small.split == Split(100, 10_000, 10_000, 7)
     assert small.budget == Budget(4, 1, 1)
     assert small.epochs == 4
+
+
+def test_the_least_preview_has_little_of_what_it_leaves_out_and_no_more_than_the_full_study() -> None:
+    arms = "arms: {one: {}, two: {epochs: 9}, three: {epochs: 1}}\n"
+    large = TINY.replace("trials: 4, candidates: 1, seeds: 2", "trials: 20, candidates: 3, seeds: 6")
+    assert read("model: three_block" + large + arms).preview.least == Scale(
+        Split(500, 500, 1000), epochs=2, budget=Budget(5, 1, 2), width=0.25
+    )
+    few = large.replace("trials: 20, candidates: 3, seeds: 6", "trials: 3, candidates: 0, seeds: 1")
+    few = few.replace("epochs: 4", "epochs: 1") + "split: {train: 400, validation: 300, seed: 7}\n"
+    assert read("model: three_block" + few + arms).preview.least == Scale(
+        Split(400, 300, 1000, 7), epochs=1, budget=Budget(3, 0, 1), width=0.25
+    )
+    asked = large.replace("{}", "{candidates: [2, 3], trials: [8, 9], width: 0.5, epochs: [3, 4], seeds: 4}")
+    preview = read("model: three_block" + asked + arms).preview
+    assert preview.least == Scale(Split(500, 500, 1000), epochs=3, budget=Budget(8, 2, 4), width=0.5)
+    assert preview.most == Scale(Split(), epochs=4, budget=Budget(9, 3, 4), width=0.5)
+
+
+def test_the_least_preview_has_trials_for_the_candidates_that_it_must_confirm() -> None:
+    large = TINY.replace("trials: 4, candidates: 1, seeds: 2", "trials: 20, candidates: 5, seeds: 6")
+    least = read("model: three_block" + large.replace("{}", "{candidates: 4}") + "arms: {one: {}}").preview.least
+    assert (least.budget.trials, least.budget.candidates) == (5, 4)
+
+
+def test_a_preview_at_the_scale_of_the_full_study_is_the_full_study() -> None:
+    full = read("model: three_block" + TINY)
+    assert full.at("preview") is full
+    assert full.scaled(full.scale) is full
+    less = full.scaled(dataclasses.replace(full.scale, epochs=3))
+    assert (less.fidelity, less.scaled(full.scale)) == ("preview", full)
+    assert less.scaled(less.scale) == less
+
+
+def test_a_scale_is_read_as_it_was_written() -> None:
+    scale = space_file.load(space_file.FOLDER / "resnet.yaml").preview.least
+    assert Scale.from_json(dataclasses.asdict(scale)) == scale
+    for wrong in ({"epochs": 0}, {"epochs": None}, {"split": 3}, {"budget": {}}, {"more": 1}):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            Scale.from_json(dataclasses.asdict(scale) | wrong)
+    with pytest.raises(KeyError):
+        Scale.from_json({})
 
 
 def test_strength_0_has_no_maxima() -> None:
@@ -451,7 +505,7 @@ def test_optuna_learns_from_arms_and_draws_inside() -> None:
 def test_a_preview_can_be_of_narrower_networks() -> None:
     full = space_file.load(space_file.FOLDER / "optimizer.yaml")
     small = full.at("preview")
-    assert full.preview.width == 0.25
+    assert full.preview.least.width == full.preview.most.width == small.width == 0.25
     narrow = ResNet(name="resnet", widths=(16, 32, 64, 128), stem=16)
     assert {arm.model for arm in small.arms.values()} == {narrow}
     assert set(small.models()) == {narrow}

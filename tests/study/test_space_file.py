@@ -22,9 +22,28 @@ MESSAGE = re.compile(r"(?s).*?:(\d+): .+: got .+, must be .+")
 TRIAL_KEYS = "model, optimizer, schedule, augmentation, epochs, batch_size, label_smoothing, mixup, cutmix, ema, "
 TRIAL_KEYS += "flip_test, mean, std"
 AUGMENTATION = "strength, rotation, translation, scale, shear, flip, erasing, crop, reflect, whole_pixels"
+PREVIEW = "train, validation, test, epochs, trials, candidates, seeds, width"
 MAXIMA = "one with rotation, translation, scale, shear, flip, erasing or crop above 0"
 # line: key: got …, must be …
 BROKEN = {
+    "bounds": """
+8: preview.train: got [4000, 500], must be [least, most] with least not above most
+9: preview.validation: got [200, 300, 400], must be a number, or two: [least, most]
+10: preview.test: got text 'few', must be a whole number in [10, 10000]
+11: preview.epochs: got 9, must be at most 4, as in the full study
+12: preview.trials: got 2, must be at least 3, for the arms are tried first
+13: preview.candidates: got a list of 0 items, must be a number, or two: [least, most]
+14: preview.seeds: got a mapping, must be a whole number in [1, 1000]
+15: preview.width: got 0, must be a number in (0, 1]
+""",
+    "bounds_together": """
+7: preview: got 5 test images left out, must be none or at least 10: what is left out is stratified too
+7: preview: got 1 test image left out, must be none or at least 10: what is left out is stratified too
+8: preview.train: got 50001, must be at most 50000, as in the full study
+12: preview.candidates: got 4, must be at most 3, the number of trials
+13: preview.width: got a list of 5 items, must be a number, or two: [least, most]
+14: preview.seed: got an unknown key, must be one of @PREVIEW (did you mean seeds?)
+""",
     "choices": """
 5: model.resnet: got an option that overlaps that of line 4, must be one that cannot take the same values
 6: model.resnet18: got an option that overlaps that of line 3, must be one that cannot take the same values
@@ -218,7 +237,8 @@ def test_broken_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpaceError) as caught:
         space_file.load(Path(f"{name}.yaml"))
     expected = BROKEN[name].strip()
-    names = {"@TRIAL_KEYS": TRIAL_KEYS, "@AUGMENTATION": AUGMENTATION, "@MAXIMA": MAXIMA, "@MODELS": ", ".join(MODELS)}
+    names = {"@TRIAL_KEYS": TRIAL_KEYS, "@AUGMENTATION": AUGMENTATION, "@MAXIMA": MAXIMA, "@PREVIEW": PREVIEW}
+    names["@MODELS"] = ", ".join(MODELS)
     for word, text in names.items():
         expected = expected.replace(word, text)
     assert caught.value.problems == [f"{name}.yaml:{line}" for line in expected.splitlines()]
