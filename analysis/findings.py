@@ -180,9 +180,9 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
     if status == "finished" and candidates < budget["candidates"]:
         more = shlex.join(["--extend", folder.name, "--trials", "N", *where])
         why = (
-            "the space has no others that ran to the end."
+            "the space has no others."
             if _exhausted(about, folder)
-            else "too few searched configurations ran to the end. To search more: python -m study.run " + more
+            else "too few searched configurations ended an epoch. To search more: python -m study.run " + more
         )
         said.append(f"{candidates} of {budget['candidates']} candidates: {why}")
     if status in ("interrupted", "running"):

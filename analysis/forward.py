@@ -144,10 +144,8 @@ class Networks(ExitStack):
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, RecordError) else error from None
             except ray.exceptions.RayError as error:
-                why = str(error).strip().splitlines()[0]
-                raise WorkerLost(
-                    f"{waiting[done]}: its network's worker was killed ({why}), most likely for memory"
-                ) from None
+                why = cluster.out_of_memory(str(error)) or f"{cluster.reason(error)}, most likely for memory"
+                raise WorkerLost(f"{waiting[done]}: its network's worker was killed ({why})") from None
             yield waiting.pop(done), table
 
     def _weights(self, trial: str) -> Path:

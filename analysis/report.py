@@ -26,6 +26,7 @@ from study.files import (
     LOST_DISK,
     RecordError,
     drop_temporaries,
+    is_terminal,
     plain_signs,
     printable,
     read_json,
@@ -65,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.name is not None:
             options.results, options.name = place("NAME", options.name, options.results)
         folder = find(options.results, options.name)
+        console = Console(stderr=True, force_terminal=is_terminal(sys.stderr))
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("")
 
             def step(said: str, done: int = 0, of: int = 1) -> None:

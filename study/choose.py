@@ -195,10 +195,14 @@ class _Meter:
 def _processes(count: int) -> Iterator[tuple[ProcessPoolExecutor, float]]:
     """Start so many fresh processes; give them, all ready, and the seconds that took.
 
-    Raises UsageError where one is killed.
+    Raises UsageError where one is killed, or where they cannot wait for each other.
     """
     context, started = multiprocessing.get_context("spawn"), time.perf_counter()
-    with ProcessPoolExecutor(count, context, initializer=ready, initargs=(context.Barrier(count),)) as pool:
+    try:
+        barrier = context.Barrier(count)
+    except OSError as error:  # Python's semaphores are files
+        raise UsageError(f"/dev/shm: got {error.strerror}, must be a folder to write to") from error
+    with ProcessPoolExecutor(count, context, initializer=ready, initargs=(barrier,)) as pool:
         try:
             list(pool.map(abs, range(count)))  # the executor starts a process for each job that waits
             yield pool, time.perf_counter() - started

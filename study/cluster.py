@@ -26,13 +26,24 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.files import LOST_DISK
-from study.janitor import LONGEST_TMPDIR, cleaned_up, room, undisturbed
+from study.janitor import LONGEST_TMPDIR, belongs, cleaned_up, room, undisturbed
 from study.opening import UsageError, check_limits, token_path
 from study.provenance import cores, gpu_count, typed
 
 logger = logging.getLogger(__name__)
 
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # where Ray looks first
+# Settings that a study's own Ray has of this program, or may have of the user. Others tell of another Ray: where it is,
+# what it has, what is to run before it starts. Those in lower case only tune Ray.
+KEPT = {
+    *TOKENS,
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO",
+    "RAY_AIR_NEW_OUTPUT",
+    "RAY_AUTH_MODE",
+    "RAY_CHDIR_TO_TRIAL_DIR",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    "RAY_USAGE_STATS_ENABLED",
+}
 TOKEN = "token"  # file, likewise in the run's folder
 RAYS = "r"  # folder, which Ray opens to all users, within one that is this user's alone
 ROOM_BYTES = 64 * 2**20  # for Ray's logs, sockets and the experiment's snapshots; some 2 MiB are used
@@ -42,6 +53,7 @@ STORE_BYTES = 2**30  # at most in shared memory at a time, the images among them
 SLOW_S, NONE_S, LONGEST_S = 30.0, 30.0, 300.0
 TROUBLE = re.compile(r"^\[[\d-]+ [\d:,]+ [EFC] ")  # in Ray's logs, which also hold states at length
 LOG_LINES = 3
+MEMORY = re.compile(r"Memory on the node .*was ([\d.]+)GB used / ([\d.]+)GB limit")  # of the death of a worker
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,8 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
         yield Cluster(None, None)
         return
     check_limits()
+    if address is None:
+        _forget_other_rays()
     # Else it waits with this process for the first workers, out of reach of Python, and for ever if none starts.
     os.environ["RAY_prestart_worker_first_driver"] = "false"  # noqa: SIM112
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # under `uv run` workers start as this process does
@@ -119,7 +133,7 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
                 except Exception as error:  # of as many kinds as there are ways to fail
                     if isinstance(error, OSError) and error.errno in LOST_DISK:
                         raise
-                    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    why = reason(error)
                     if address:
                         got = f"--address: got {address} ({why}), must be a Ray cluster that runs"
                     else:
@@ -131,6 +145,12 @@ def running(dashboard: bool = True, address: str | None = None) -> Iterator[Clus
         finally:
             with undisturbed():
                 _shut_down()
+
+
+def _forget_other_rays() -> None:
+    """Remove from the environment what would have a study's own Ray seek, or be, another one."""
+    for name in [name for name in os.environ if name.startswith("RAY_") and name.isupper() and name not in KEPT]:
+        del os.environ[name]
 
 
 def _shut_down() -> None:
@@ -164,7 +184,7 @@ def _ended_by_this_process_only() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, max_retries=0)
 def _process() -> int:
     return os.getpid()
 
@@ -179,23 +199,37 @@ def _await_worker(scratch: Path) -> None:
     slow = False
     while not (answered := ray.wait(tasks, timeout=1)[0]):
         now = time.monotonic()
-        seen = now if _starting() else seen
+        seen = now if _starting(scratch) else seen
         if now - seen > NONE_S or now - begun > LONGEST_S:
             got = "none" if now - seen > NONE_S else f"none that answers within {LONGEST_S:.0f} s"
             raise UsageError(f"workers: got {got}, must start{_log_end(scratch)}")
         if not slow and now - begun > SLOW_S:
             slow = True
             logger.warning("No worker has answered within %.0f s; still waiting%s", SLOW_S, _log_end(scratch))
-    ray.get(answered)
+    try:
+        ray.get(answered)
+    except RayError as error:
+        raise UsageError(f"workers: got none ({reason(error)}), must start{_log_end(scratch)}") from error
 
 
-def _starting() -> bool:
-    """Whether a process below this one is to become a worker; once it is one, its title is another."""
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # gone meanwhile
-            if any(part.endswith("_worker.py") for part in process.cmdline()):
+def _starting(scratch: Path) -> bool:
+    """Whether a process of this run is to become a worker; once it is one, its title is another."""
+    for process in psutil.process_iter():  # psutil's search of children fails where /proc hides others' processes
+        with suppress(psutil.Error):  # gone meanwhile, or another user's
+            if any(part.endswith("_worker.py") for part in process.cmdline()) and belongs(process, str(scratch)):
                 return True
     return False
+
+
+def reason(error: BaseException) -> str:
+    """What an error of Ray's says, in a line."""
+    return out_of_memory(str(error)) or (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def out_of_memory(text: str) -> str | None:
+    """Return, in a line, what Ray says at length where it ends a worker for want of memory; None for other texts."""
+    found = MEMORY.search(text)
+    return f"out of memory: {found[1]} of {found[2]} GB were in use, and Ray ended the worker" if found else None
 
 
 def _log_end(scratch: Path) -> str:
@@ -203,7 +237,7 @@ def _log_end(scratch: Path) -> str:
     told = []
     for path in sorted(scratch.glob(f"{RAYS}/session_latest/logs/*.[eo][ru][rt]")):
         lines = path.read_text(errors="replace").splitlines()
-        lines = [line for line in lines if line.strip() and (path.suffix == ".err" or TROUBLE.match(line))]
+        lines = [line for line in lines if TROUBLE.match(line) or (path.suffix == ".err" and re.match("[^:]", line))]
         told += [f"  {path.name}: {line.strip()}" for line in lines[-LOG_LINES:]]
     return "\n".join([". Ray's logs end with:", *told]) if told else ""
 

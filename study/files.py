@@ -22,7 +22,7 @@ import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TextIO, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import psutil
 
@@ -61,11 +61,26 @@ def counted(number: int, what: str) -> str:
 
 
 def plain_signs() -> None:
-    """Let standard output and error take a plain sign for each that their encoding lacks, and raise for none."""
+    """Let standard output and error take a plain sign for each that their encoding lacks, and raise for none.
+
+    Where one of the three streams was closed, /dev/null is in its place: the next file that is opened would be, and get
+    what is printed.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     codecs.register_error(PLAIN, _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None where it was closed
             stream.reconfigure(errors=PLAIN)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether lines that are printed there can be drawn anew, whatever FORCE_COLOR says, which CI often sets."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

@@ -130,7 +130,7 @@ def new_folder() -> str:
 
 def clean_up(folder: str, driver: int) -> None:
     """Kill every process but the driver that belongs to the folder, and remove it."""
-    while left := [one for one in psutil.process_iter() if one.pid != driver and _belongs(one, folder)]:
+    while left := [one for one in psutil.process_iter() if one.pid != driver and belongs(one, folder)]:
         for process in left:
             with suppress(psutil.NoSuchProcess):  # by now
                 process.kill()
@@ -138,7 +138,8 @@ def clean_up(folder: str, driver: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _belongs(process: psutil.Process, folder: str) -> bool:
+def belongs(process: psutil.Process, folder: str) -> bool:
+    """Return whether a process was started within `cleaned_up`, whose folder this is, or writes a log there."""
     try:
         # Some of Ray's processes write their title over their environment, but all write logs.
         return process.environ().get(SCRATCH) == folder or any(

@@ -17,10 +17,12 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, TextIO
 
 import psutil
@@ -35,6 +37,15 @@ RESULTS = Path("results")  # the default of --results, and this very object wher
 REACH_S = 10.0
 DEFAULT_FIT_S = 600.0  # of a study on a machine without a GPU
 ADDRESS_BYTES, THREADS = 8 << 30, 400  # what a process of a study on two cores maps at most, and what all start
+LIMITS = (
+    ("v", resource.RLIMIT_AS, ADDRESS_BYTES, "Ray and torch map far more than they use"),
+    ("f", resource.RLIMIT_FSIZE, 2 << 30, "Ray's shared memory is a file"),
+)
+# Settings of torch's memory, of which it reads the first that is set as it is loaded.
+ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+ALLOCATOR = re.compile(r"(\s*[^\s:,\[\]]+\s*:\s*(\[[^\[\]]*\]|[^:,\[\]]+)(,|$))*\s*")
+# What decides which file an import finds, and how it is run.
+OF_IMPORTS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONOPTIMIZE", "PYTHONWARNINGS")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MARKS = "1 to 100 letters, digits, '.', '_' or '-', of which a letter or digit comes first"
 
@@ -73,7 +84,12 @@ class Study:
     space: Space  # at the study's fidelity, with its budget
     settings: Settings
     earlier: dict[str, Any] | None  # study.json; None for a new study
-    unfitted: bool = False  # the space is that of the full study, of which a preview is still to be fitted to a time
+    unfitted: bool = False  # a preview is still to be fitted to a time; the space is that of the file, with bounds
+
+    @property
+    def full(self) -> Space:
+        """Of an unfitted study: the full one, with the command line's numbers of trials and seeds."""
+        return _at_scale(self.space, "full", self.settings.scale)
 
 
 def open_study(arguments: argparse.Namespace) -> Study:
@@ -139,15 +155,39 @@ def place(option: str, name: str, results: Path) -> tuple[Path, str]:
 
 
 def check_surroundings(module: str) -> None:
-    """Raise UsageError where other packages hide this program's, or where what is typed is no text."""
+    """Raise UsageError where other packages hide this program's, where what is typed is no text, or where the
+    environment holds what torch cannot read.
+    """
     for name in ("study", "analysis"):
         package, folder = sys.modules.get(name), Path(__file__).parent.with_name(name)
         if package is not None and folder.resolve() not in (Path(at).resolve() for at in package.__path__):
             got = f"got {next(iter(package.__path__))}, must be {folder}"
             raise UsageError(f"{name}: {got}, which it hides: type python -P -m {module} …, or go to another folder")
+    for name in ALLOCATORS:
+        if not ALLOCATOR.fullmatch(got := os.environ.get(name, "")):
+            raise UsageError(f"{name}: got {got!r}, must be as in key:value,key:value, or torch aborts")
     for word in psutil.Process().cmdline():  # Ray notes them
         if any("\ud800" <= sign <= "\udfff" for sign in word):
             raise UsageError(f"{word}: got bytes that are no text here, must be UTF-8: set PYTHONUTF8=1, or rename it")
+
+
+def broken_library(error: Exception) -> str | None:
+    """Return what to say of an error if an installed library raised it while it was imported; else None.
+
+    As where a library that it needs is missing, or where the environment holds a setting that it refuses.
+    """
+    ours = [Path(__file__).parents[1] / name for name in ("study", "analysis")]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    theirs: list[FrameType] = []
+    while frames and not any(Path(frames[-1].f_code.co_filename).is_relative_to(folder) for folder in ours):
+        theirs.append(frames.pop())
+    if not (theirs and theirs[-1].f_code.co_name == "<module>"):
+        return None
+    library = str(theirs[-1].f_globals["__name__"]).partition(".")[0]
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    settings = [name for name in os.environ if name.startswith(f"{library.upper()}_") or name in OF_IMPORTS]
+    of_them = f"; the environment sets {', '.join(sorted(settings))}" if settings else ""
+    return f"{library}: got {type(error).__name__} ({line}), must be a library that can be imported{of_them}"
 
 
 @contextmanager
@@ -255,14 +295,15 @@ def check_disk(folder: Path, needed: int) -> None:
 
 def check_limits() -> None:
     """Raise UsageError where the shell's or a control group's limits would have Ray abort, and this process with it."""
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if space != resource.RLIM_INFINITY and space < ADDRESS_BYTES:
-        must = f"{ADDRESS_BYTES >> 10} or unlimited: Ray and torch map far more than they use"
-        raise UsageError(f"ulimit -v: got {space >> 10}, must be at least {must}")
+    for option, limit, least, why in LIMITS:
+        got, _ = resource.getrlimit(limit)
+        if got != resource.RLIM_INFINITY and got < least:
+            must = f"at least {least >> 10} or unlimited: {why}"
+            raise UsageError(f"ulimit -{option}: got {got >> 10}, must be {must}")
     threads = provenance.free_threads()
     if threads is not None and threads < THREADS:
-        got = f"{threads} processes and threads that may still be started"
-        raise UsageError(f"ulimit -u, or a container's limit: got {got}, must be at least {THREADS}, which Ray starts")
+        found = f"{threads} processes and threads that may still be started"
+        raise UsageError(f"ulimit -u, or a container's limit: got {found}, must be at least {THREADS}, which Ray starts")
 
 
 def _new(arguments: argparse.Namespace) -> Study:
@@ -283,14 +324,15 @@ def _new(arguments: argparse.Namespace) -> Study:
         return fitted(study, _at_scale(full, settings.fidelity, settings.scale))
     kept = study.folder / SCALE
     if kept.is_file():  # of a study that has lost its study.json
-        return fitted(study, full.scaled(_given(arguments, _kept_scale(kept), len(full.arms))))
+        return fitted(study, study.full.scaled(_given(arguments, _kept_scale(kept), len(full.arms))))
     return study
 
 
 def _kept_scale(path: Path) -> Scale:
     """Return the scale that a preview was fitted to. Raises RecordError."""
+    values = files.read_json(path)
     try:
-        scale = Scale.from_json(files.read_json(path))
+        scale = Scale.from_json(values)
         if wrong := files.misfit(scale, Scale):
             raise ValueError(wrong)
     except (KeyError, TypeError, ValueError) as error:
@@ -302,6 +344,7 @@ def fitted(study: Study, space: Space) -> Study:
     """Return the study with a space at its scale. Raises UsageError where the study's trials are of another."""
     scale = study.space.scale if space.fidelity == "full" else space.scale
     settings = replace(study.settings, fidelity=space.fidelity, scale=scale)
+    space = _at_scale(study.space, space.fidelity, scale)  # less than the space's file has, whatever was typed
     study = replace(study, space=space, settings=settings, unfitted=False)
     if study.folder.exists():
         _check_kept(study)
@@ -394,17 +437,16 @@ def _settings(arguments: argparse.Namespace, full: Space) -> tuple[Settings, Spa
         raise UsageError(f"--cpus-per-trial: got {cores}, must be at most {most}, all that there are")
     if arguments.gpus_per_trial and not provenance.gpu_count():
         raise UsageError(f"--gpus-per-trial: got {arguments.gpus_per_trial:g}, must be left out: there is no GPU")
-    full = replace(full, budget=_given(arguments, full.scale, arms).budget)
-    bounds = [_given(arguments, scale, arms) for scale in (full.preview.least, full.preview.most)]
+    scale = _given(arguments, full.scale, arms)
+    bounds = [_given(arguments, end, arms) for end in (full.preview.least, full.preview.most)]
     full = replace(full, preview=Preview(*bounds))
-    fit_s = fidelity if isinstance(fidelity, float) else None
-    space = full.scaled(bounds[0]) if isinstance(fidelity, float) else full.at(fidelity)
+    space = full.at("preview") if fidelity == "preview" else _at_scale(full, "full", scale)
     settings = Settings(
         fidelity=space.fidelity,  # a preview that has less of nothing is the full study
         rule=arguments.scheduler or "asha",
         seed=arguments.seed or 0,
         scale=space.scale,
-        fit_s=fit_s,
+        fit_s=fidelity if isinstance(fidelity, float) else None,
         time_budget_s=arguments.time_budget,
         cores=cores,
         gpus=arguments.gpus_per_trial,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # it needs Optuna, which processes that measure do without
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")
 PROCESS = Path("/proc/self")
 MEMORY_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")  # of control groups; the last of version 1
+OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # by which git tells its hooks of the repository they are of
 OF_A_RUN = ("command", "begun", "git", "versions", "hardware")  # of the last; the others' are in `earlier_runs`
 
 
@@ -195,7 +196,8 @@ def free_threads() -> int | None:
     limit_of_user, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if limit_of_user != resource.RLIM_INFINITY and os.getuid():  # root is exempt
         processes = psutil.process_iter(["uids", "num_threads"])
-        mine = [found.info["num_threads"] or 0 for found in processes if found.info["uids"].real == os.getuid()]
+        known = [found.info for found in processes if found.info["uids"]]  # /proc may hide other users' processes
+        mine = [info["num_threads"] or 0 for info in known if info["uids"].real == os.getuid()]
         free.append(limit_of_user - sum(mine))
     return min(free, default=None)
 
@@ -268,14 +270,20 @@ def git_state(*besides: str) -> dict[str, Any]:
     """Commit of the code, and whether it, the spaces or `besides` had uncommitted changes; nulls outside a checkout."""
     root = Path(__file__).resolve().parent.parent
 
+    environment = {name: value for name, value in os.environ.items() if name not in OF_A_HOOK}
+    # Its code runs anyway, whoever owns it, as in a container; a repository around it need not be safe.
+    command = ["git", "-c", f"safe.directory={root}", "-C", str(root)]
+
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+            done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
+    # A folder that was copied or installed into another repository is no part of it.
+    ours = git("ls-files", "--error-unmatch", "study/provenance.py") is not None
+    commit = git("rev-parse", "HEAD") if ours else None
     changes = git("status", "--porcelain", "--", "study", "search_spaces", *besides)
     return {"commit": commit, "dirty": None if commit is None else bool(changes)}
 

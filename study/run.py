@@ -12,12 +12,14 @@ import errno
 import math
 import re
 import sys
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from rich.console import Console
 from rich.text import Text
 
@@ -29,6 +31,7 @@ from study.opening import (
     SCALE,
     Study,
     UsageError,
+    broken_library,
     check_disk,
     check_limits,
     check_surroundings,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered
 
 FAULT, DISK = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
 OF_LOSSES = ("torch", "numpy", "scikit-learn")  # libraries that they, or the split, depend on
+PLAN_HOLDS = 1.2  # what a stage takes at most, times its plan
 KEPT = "Nothing that ended is lost. To go on:"
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
@@ -54,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     files.plain_signs()
     typed = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(typed)
-    console = Console(highlight=False)
+    console = Console(highlight=False, force_terminal=files.is_terminal(sys.stdout))
     study: Study | None = None
     interrupt_on_sigterm()  # from the start, so that a stop cleans up at every time
     try:
@@ -85,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
             _tell(f"Interrupted. {_way_on(arguments, study, typed)}")
         return 130
     except Exception as error:
+        if why := broken_library(error):
+            _tell(why)
+            return 2
         with undisturbed():
             return _broke_off(error, arguments, study, typed)
 
@@ -213,6 +220,9 @@ def _plan(study: Study) -> tuple[Study, Plan, Plan, Rest]:
 
     Raises UsageError for want of memory or disk.
     """
+    measuring = "Measuring how fast networks train here:"
+    if not study.earlier:
+        print(measuring, file=sys.stderr, flush=True)  # before what takes seconds to import
     from study import speeds
     from study.choose import make_plan, measures
     from study.fit import fit
@@ -232,14 +242,15 @@ def _plan(study: Study) -> tuple[Study, Plan, Plan, Rest]:
             r.precision for stage in records.STAGES for r in records.read_trials(study.folder, stage) if r.precision
         )
         precision = plan.precision if plan else next(kept, None)
-        print("Measuring how fast networks train here:", file=sys.stderr, flush=True)
+        if study.earlier:
+            print(measuring, file=sys.stderr, flush=True)
         known = speeds.of_this_user()
 
         def measure(space: Space) -> Plan:
             return make_plan(space, settings.rule, settings.cores, settings.gpus, precision, _tell, known)
 
         if study.unfitted and settings.fit_s:
-            space, plan = fit(study.space, settings.rule, settings.fit_s, measure)
+            space, plan = fit(study.full, settings.rule, settings.fit_s, measure)
             study = fitted(study, space)
         else:
             plan = measure(study.space)
@@ -379,6 +390,8 @@ def _run(
             shown = progress.StageProgress(console, "search", trials, search.ended, search.ends_left, seconds)
             listeners: list[records.Listener] = [shown, board, book]
             left = None if settings.time_budget_s is None else settings.time_budget_s - book.wall("search")
+            if settings.fit_s and not study.earlier:  # ASHA may let more trials go on than are expected
+                left = min(_search_room(settings.fit_s, plan), math.inf if left is None else left)
             with book.stage("search"), shown.shown():
                 search.run(shared, plan.resources, listeners, left)
             if left is not None and shown.seconds >= left:
@@ -396,9 +409,9 @@ def _run(
             lacks = f"{len(found)} of {files.counted(settings.scale.budget.candidates, 'candidate')}"
             more = _command(options, "--extend", folder.name, "--trials", "N")
             why = (
-                "the space has no others that ran to the end"
+                "the space has no others"
                 if exhausted
-                else f"too few searched configurations ran to the end. To search more, once this has ended: {more}"
+                else f"too few searched configurations ended an epoch. To search more, once this has ended: {more}"
             )
             _say(console, f"{lacks}: {why}")
         ended = {record.trial_id for record in planned if record.status in ENDED}
@@ -414,6 +427,12 @@ def _run(
     book.finish()
     say_if_killed("")
     return _conclude(console, folder, options.data_dir, everything)
+
+
+def _search_room(fit_s: float, plan: Plan) -> float:
+    """Return the seconds that the search has, if all from the command to the page is to take at most `fit_s`."""
+    elapsed = time.time() - psutil.Process().create_time()
+    return max(fit_s - elapsed - PLAN_HOLDS * (plan.confirm_seconds + plan.page_seconds), 1.0)
 
 
 def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:

@@ -306,15 +306,22 @@ def _epochs(study: Path, record: TrialRecord) -> list[EpochRecord]:
 
 
 def candidates(study: Path, space: Space) -> list[TrialRecord]:
-    """The best searched configurations that ran to the end, by best validation epoch; arms are not among them."""
+    """Return the best searched configurations, by best validation epoch; arms are not among them.
+
+    Those that ran to the end come first, then those that were stopped latest: confirm trains them to the end.
+    """
     arms = {config.config_id for config in space.arms.values()}
-    best: dict[str, tuple[float, TrialRecord]] = {}
+    best: dict[str, tuple[tuple[bool, int, float], TrialRecord]] = {}
     for record in records.read_trials(study, "search"):
-        if record.status == "completed" and record.config_id not in arms:
-            epoch = records.best(_epochs(study, record))
-            if epoch and epoch.val_accuracy > best.get(record.config_id, (-1.0, record))[0]:
-                best[record.config_id] = (epoch.val_accuracy, record)
-    ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1].trial_id))
+        epochs = _epochs(study, record)
+        epoch = records.best(epochs)
+        if epoch and record.status in ("completed", "stopped") and record.config_id not in arms:
+            completed = record.status == "completed"
+            rank = (completed, 0 if completed else len(epochs), epoch.val_accuracy)
+            if record.config_id not in best or rank > best[record.config_id][0]:
+                best[record.config_id] = (rank, record)
+    ranked = sorted(best.values(), key=lambda pair: pair[1].trial_id)
+    ranked.sort(key=lambda pair: pair[0], reverse=True)
     return [record for _, record in ranked[: space.budget.candidates]]
 
 

@@ -106,7 +106,7 @@ def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(odd: tuple[str, str]) -> None:
     said = (
-        " of 9 candidates: too few searched configurations ran to the end. To search more: python -m study.run --extend"
+        " of 9 candidates: too few searched configurations ended an epoch. To search more: python -m study.run --extend"
     )
     assert said in odd[1].replace("\\", "")
 

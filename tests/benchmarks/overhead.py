@@ -20,8 +20,9 @@ from rich.console import Console
 from table import write
 
 from study import cluster, data, execution, records, space_file
+from study.choose import make_plan
 from study.opening import Settings
-from study.plan import Plan, make_plan
+from study.plan import Plan
 from study.progress import StageProgress, TensorBoard
 from study.provenance import Book, cores
 from study.records import EpochRecord, TrialRecord
@@ -78,7 +79,7 @@ def search(name: str, folder: Path, space: Space, seed: int, shared: Any, plan: 
 
     Raises RuntimeError where a trial fails.
     """
-    settings = Settings("full", "asha", seed, space.budget, None, None, None)
+    settings = Settings("full", "asha", seed, space.scale, None, None, None, None)
     book = Book(folder, None, asdict(settings), plan.to_json(), space, [])
     shown = StageProgress(Console(file=io.StringIO()), "search", space.budget.trials, set(), space.budget.trials, 1.0)
     own, watch, before = Search(folder, space, seed, "asha"), Watch(), psutil.cpu_times()

@@ -29,8 +29,8 @@ from training import SOURCES
 
 from analysis import tables
 from study import cluster, data, execution, provenance, records, space_file
+from study.choose import make_plan
 from study.execution import Resources, replay
-from study.plan import make_plan
 from study.provenance import cores
 from study.records import TrialRecord
 from study.search import ONE_EPOCH_KEEP, Search, build_scheduler

@@ -38,7 +38,7 @@ from study.probe import Speed
 from study.provenance import Book
 from study.records import TrialRecord
 from study.search import Search, candidates
-from study.space import Budget
+from study.space import Budget, Scale, Split
 from study.space_file import SpaceError
 from study.trainable import Job, TrialTrainable
 from study.trainer import Trainer, save_whole
@@ -52,8 +52,9 @@ arms: {one: {optimizer: {sgd: {lr: 0.1}}}}
 budget: {trials: 5, candidates: 1, seeds: 2}
 preview: {}
 """
-SETTINGS = Settings("full", "asha", 0, Budget(5, 1, 2), time_budget_s=60.0, cores=None, gpus=None)
-PLAN = Plan("cpu", "fp32", {"fashion_cnn 4 16": Speed(100, 400)}, 1, 0.0, 2, 1.0, 1.0, 0)
+SCALE = Scale(Split(), 2, Budget(5, 1, 2))
+SETTINGS = Settings("full", "asha", 0, SCALE, fit_s=None, time_budget_s=60.0, cores=None, gpus=None)
+PLAN = Plan("cpu", "fp32", {"fashion_cnn 4 16": Speed(100, 400)}, 1, 0.0, 2, search_seconds=1.0, confirm_seconds=1.0)
 ENDED = ("search/s0001", "search/s0002", "search/s0003", "confirm/c0001", "confirm/c0002")
 RUNNING = ("search/s0004", "confirm/c0003")
 FILES = [

@@ -10,8 +10,8 @@ import torch
 from made_trainer import STATEFUL
 
 from study import files, records, run, space_file
+from study.choose import make_plan
 from study.data import Splits
-from study.plan import make_plan
 from study.trainer import Trainer
 
 pytestmark = pytest.mark.gpu

@@ -20,15 +20,28 @@ from made_space import read
 from made_trials import ended
 from rich.console import Console
 
-from study import files, plan, provenance, records, run
+from study import choose, files, provenance, records, run
 from study.data import FashionMNIST
 from study.files import RecordError
-from study.opening import Settings, Study, UsageError, check_surroundings, claimed, locked, open_study
-from study.plan import Plan, Rest
-from study.probe import Speed
+from study.fit import SHARE
+from study.opening import SCALE as SCALE_FILE
+from study.opening import (
+    Settings,
+    Study,
+    UsageError,
+    check_surroundings,
+    claimed,
+    locked,
+    open_study,
+    recorded_space,
+)
+from study.plan import Plan, Rest, estimate
+from study.probe import Speed, architecture
 from study.provenance import Book
 from study.records import TrialRecord
-from study.space import Budget
+from study.search import Rule
+from study.space import Budget, Scale, Space, Split
+from study.speeds import KnownSpeeds
 
 SPACE = """
 model: {fashion_cnn: {channels: [4], hidden: [16]}}
@@ -38,8 +51,9 @@ arms: {one: {optimizer: {sgd: {lr: 0.1}}}, two: {optimizer: {sgd: {lr: 0.2}}}}
 budget: {trials: 16, candidates: 3, seeds: 2}
 preview: {}
 """
-SETTINGS = Settings("full", "asha", 0, Budget(16, 3, 2), time_budget_s=60.0, cores=None, gpus=None)
-PLAN = Plan("cpu", "bf16", {"fashion_cnn 4 16": Speed(100, 400)}, 1, 0.0, 2, 0.0, 0.0, 0)
+SCALE = Scale(Split(), 2, Budget(16, 3, 2))
+SETTINGS = Settings("full", "asha", 0, SCALE, fit_s=None, time_budget_s=60.0, cores=None, gpus=None)
+PLAN = Plan("cpu", "bf16", {"fashion_cnn 4 16": Speed(100, 400)}, 1, 0.0, 2)
 
 
 @pytest.fixture
@@ -74,7 +88,7 @@ def opened(folder: Path, *arguments: str) -> Study:
 
 def test_an_extension_adds_to_the_trials_that_exist_and_forgets_the_old_time_budget(begun: Path) -> None:
     study = opened(begun, "--extend", "begun", "--trials", "5")
-    assert study.settings == replace(SETTINGS, budget=Budget(8, 3, 2), time_budget_s=None)
+    assert study.settings == replace(SETTINGS, scale=replace(SCALE, budget=Budget(8, 3, 2)), time_budget_s=None)
     assert study.space.budget.trials == 8
     assert study.earlier is not None
     assert not study.earlier["search_over"]
@@ -83,20 +97,20 @@ def test_an_extension_adds_to_the_trials_that_exist_and_forgets_the_old_time_bud
 def test_a_time_budget_of_an_extension_is_its_own(begun: Path) -> None:
     study = opened(begun, "--extend", "begun", "--trials", "5", "--time-budget", "10m")
     assert study.settings.time_budget_s == 61.5 + 600
-    whole, left, _ = run._plan(replace(study, earlier={**(study.earlier or {}), "plan": PLAN.to_json()}))
+    _, whole, left, _ = run._plan(replace(study, earlier={**(study.earlier or {}), "plan": PLAN.to_json()}))
     assert whole.search_seconds <= 661.5
     assert left.search_seconds <= 600
 
 
 def test_more_seeds_alone_do_not_reopen_the_search(begun: Path) -> None:
     study = opened(begun, "--extend", "begun", "--seeds", "3")
-    assert study.settings == replace(SETTINGS, budget=Budget(16, 3, 3))
+    assert study.settings == replace(SETTINGS, scale=replace(SCALE, budget=Budget(16, 3, 3)))
     assert study.earlier is not None
     assert study.earlier["search_over"]
 
 
 def test_an_extension_tries_every_arm_and_has_no_more_candidates_than_trials_beside_them(begun: Path) -> None:
-    assert opened(begun, "--extend", "begun", "--trials", "1").settings.budget == Budget(4, 2, 2)
+    assert opened(begun, "--extend", "begun", "--trials", "1").settings.scale.budget == Budget(4, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -141,33 +155,257 @@ def test_a_resumed_study_keeps_what_an_extension_may_change(begun: Path) -> None
 # The plan as it is printed
 
 
-def printed_plan(study: Study, capsys: pytest.CaptureFixture[str], address: str | None = None) -> dict[str, str]:
+def printed_plan(
+    study: Study, capsys: pytest.CaptureFixture[str], address: str | None = None, **fields: Any
+) -> dict[str, str]:
     """The lines by their first word."""
-    planned = replace(PLAN, search_seconds=40.0, confirm_seconds=30.0)
+    planned = replace(PLAN, measure_seconds=7.0, search_seconds=40.0, confirm_seconds=30.0, page_seconds=20.0, **fields)
     run._show_plan(Console(), study, planned, Rest(0, 0, ()), address)
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     return dict(lines)
 
 
-def test_a_plan_says_what_a_preview_has_less_of_and_which_steps_never_fall(
+def test_a_plan_says_what_a_preview_has_less_of_and_what_takes_the_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["--space", "resnet.yaml", "--trials", "5", "--fidelity"]
     preview = printed_plan(opened(tmp_path / "x", *command, "preview"), capsys)
-    assert preview["PREVIEW:"].startswith("4,000 of 50,000 training images, ")
+    assert preview["PREVIEW:"].startswith("8,000 of 50,000 training images, ")
     assert ", 5 of 32 trials, " in preview["PREVIEW:"]
     assert "networks of 0.5 times the width; it shows" in preview["PREVIEW:"]
-    assert preview["warning"] == "arm adam_steplr: StepLR first falls after epoch 5 of 2: it never does"
-    assert preview["time"] == "85 s: search 40 s, confirm 30 s, starting 15 s"
+    assert "warning" not in preview
+    assert preview["time"] == "2 min: measuring 7 s, starting 15 s, search 40 s, confirm 30 s, page 20 s"
     of_a_cluster = printed_plan(opened(tmp_path / "x", *command, "preview"), capsys, "host:6379")
     assert of_a_cluster["time"] == preview["time"] + ", on one machine like this; a cluster's share it"
     assert not {"PREVIEW:", "warning"} & printed_plan(opened(tmp_path / "x", *command, "full"), capsys).keys()
 
 
-def test_a_preview_that_is_the_full_study_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preview_that_has_less_of_nothing_is_the_full_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.yaml").write_text(SPACE.replace("preview: {}", ""))
     study = opened(tmp_path / "x", "--space", str(tmp_path / "a.yaml"), "--fidelity", "preview")
-    assert printed_plan(study, capsys)["PREVIEW:"].startswith("nothing is less than in the full study")
+    assert study.settings == replace(SETTINGS, time_budget_s=None)
+    assert study.space == study.space.at("full")
+    printed = printed_plan(study, capsys)
+    assert printed["Study"] == "a: a, full fidelity"
+    assert "PREVIEW:" not in printed
+
+
+# A preview that is fitted to a time
+
+BOUNDS = "{train: [600, 4000], validation: [500, 900], epochs: 2, trials: [3, 8], candidates: 1, width: 0.5}"
+
+
+@pytest.fixture
+def bounded(tmp_path: Path) -> Path:
+    """A space with bounds on its preview."""
+    path = tmp_path / "bounded.yaml"
+    path.write_text(SPACE.replace("preview: {}", f"preview: {BOUNDS}"))
+    return path
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """In place of measuring: images per second of every network, and what was asked for."""
+    found = SimpleNamespace(train=1000.0, asked=[])
+
+    def measured(space: Space, rule: Rule, *given: Any) -> Plan:
+        found.asked.append((space.scale, rule, *given[:3]))
+        speeds = {architecture(model): Speed(found.train, 4 * found.train) for model in space.models()}
+        return estimate(Plan("cpu", given[2] or "fp32", speeds, given[0] or 1, 0.0, 2), space, rule)
+
+    monkeypatch.setattr(choose, "make_plan", measured)
+    return found
+
+
+def begin(path: Path, name: str, *options: str) -> tuple[Study, Plan]:
+    """Open a new study, fit it, and write what a run writes before its first trial."""
+    study, whole, _, _ = run._plan(opened(path.parent / name, "--space", str(path), "--name", name, *options))
+    if not study.folder.exists():
+        study.folder.mkdir()
+        (study.folder / "space.yaml").write_text(study.space.text)
+        files.write_json(study.folder / SCALE_FILE, asdict(study.settings.scale))
+        Book(study.folder, None, asdict(study.settings), whole.to_json(), study.space, [])
+    return study, whole
+
+
+@pytest.mark.parametrize(
+    ("train", "images", "trials"), [(1.0, 600, 3), (100.0, 900, 8), (200.0, 3400, 8), (500.0, 4000, 8)]
+)
+def test_a_study_without_a_gpu_is_fitted_to_ten_minutes(
+    train: float, images: int, trials: int, bounded: Path, reached: SimpleNamespace
+) -> None:
+    reached.train = train
+    study, planned = begin(bounded, "new")
+    assert (study.settings.fit_s, study.settings.fidelity) == (600.0, "preview")
+    assert study.settings.scale == study.space.scale
+    assert study.space.width == 0.5
+    assert (study.space.split.train, study.space.budget) == (images, Budget(trials, 1, 2))
+    assert (planned.seconds <= SHARE * 600) == (train > 1)
+    assert not study.unfitted
+    [asked] = reached.asked
+    assert asked[1:] == ("asha", None, None, None)
+
+
+def test_a_fast_machine_makes_the_full_study_of_it(bounded: Path, reached: SimpleNamespace) -> None:
+    reached.train = 1e9
+    study, _ = begin(bounded, "new", "--fidelity", "15m")
+    assert (study.settings.fit_s, study.settings.fidelity, study.space.fidelity) == (900.0, "full", "full")
+    assert study.space == study.space.at("full")
+    assert study.space.scale == study.settings.scale == SCALE
+    assert opened(study.folder, "--resume", "new").space.scale == SCALE
+
+
+def test_with_a_gpu_nothing_is_fitted_by_default(
+    bounded: Path, reached: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "gpu_count", lambda: 1)
+    study = opened(bounded.parent / "x", "--space", str(bounded))
+    assert (study.settings.fit_s, study.settings.fidelity, study.unfitted) == (None, "full", False)
+    assert opened(bounded.parent / "x", "--space", str(bounded), "--fidelity", "5m").settings.fit_s == 300
+
+
+@pytest.mark.parametrize("fidelity", ["full", "preview"])
+def test_without_a_time_nothing_is_fitted(fidelity: str, bounded: Path, reached: SimpleNamespace) -> None:
+    reached.train = 1.0
+    study, _ = begin(bounded, "new", "--fidelity", fidelity)
+    most = Scale(Split(4000, 900), 2, Budget(8, 1, 2), 0.5)
+    assert study.space.scale == study.settings.scale == {"full": SCALE, "preview": most}[fidelity]
+    assert (study.settings.fidelity, study.settings.fit_s) == (fidelity, None)
+    assert [scale for scale, *_ in reached.asked] == [study.space.scale]
+
+
+@pytest.mark.parametrize("train", [1.0, 300.0, 500.0, 1e9])
+def test_given_trials_and_seeds_are_kept_whatever_fits(
+    train: float, bounded: Path, reached: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reached.train = train
+    study, _ = begin(bounded, "new", "--trials", "5", "--seeds", "4")
+    assert study.space.budget == Budget(5, 3 if study.settings.fidelity == "full" else 1, 4)
+    assert (study.settings.fidelity == "full") == (train == 1e9)
+    # What is printed now is what the page will say, and what a resumed study prints.
+    about, again = files.read_json(study.folder / "study.json"), opened(study.folder, "--resume", "new")
+    recorded = recorded_space(study.folder, about)
+    assert study.space.reductions() == again.space.reductions() == recorded.reductions()
+    assert ("5 of 16 trials" in study.space.reductions()) == (train < 1e9)
+    assert again.space.scale == recorded.scale == study.space.scale
+    assert again.space.arms == recorded.arms == study.space.arms
+
+
+@pytest.mark.parametrize("train", [1.0, 300.0, 1e9])
+def test_a_study_remembers_what_it_was_fitted_to(train: float, bounded: Path, reached: SimpleNamespace) -> None:
+    reached.train = train
+    study, planned = begin(bounded, "new")
+    reached.train = 2 * train  # it would be fitted otherwise now
+    again, whole, _, _ = run._plan(opened(study.folder, "--resume", "new"))
+    assert (again.settings, again.space.scale, again.space.fidelity) == (
+        study.settings, study.space.scale, study.space.fidelity
+    )  # fmt: skip
+    assert whole == planned
+    elsewhere = replace(again, earlier={**(again.earlier or {}), "hardware": {}})
+    assert run._plan(elsewhere)[0].settings == study.settings
+    assert reached.asked[-1] == (study.space.scale, "asha", None, None, "fp32"), "measured anew, and fitted no more"
+    budget = study.settings.scale.budget
+    more = opened(study.folder, "--extend", "new", "--trials", "4", "--seeds", "9").settings
+    # No trial was begun: there are as many as are added now.
+    assert more.scale == replace(study.settings.scale, budget=Budget(4, min(budget.candidates, 2), 9))
+
+
+@pytest.mark.parametrize("train", [1.0, 300.0, 1e9])
+def test_a_study_that_has_lost_its_study_json_is_not_fitted_again(
+    train: float, bounded: Path, reached: SimpleNamespace
+) -> None:
+    reached.train = train
+    study, _ = begin(bounded, "new")
+    (study.folder / "study.json").unlink()
+    reached.train = 2 * train
+    again = reopened(study)
+    assert (again.settings, again.space.scale, again.space.fidelity, again.unfitted) == (
+        study.settings, study.space.scale, study.space.fidelity, False
+    )  # fmt: skip
+    more = reopened(study, "--trials", "4")
+    assert more.space.scale == replace(
+        study.space.scale,
+        budget=replace(study.space.budget, trials=4, candidates=min(study.space.budget.candidates, 2)),
+    )
+    assert not reopened(study, "--fidelity", "preview").settings.fit_s
+
+
+def reopened(study: Study, *options: str) -> Study:
+    """The study as the command opens it that its message names: --space FOLDER/space.yaml --name NAME."""
+    return opened(study.folder, "--space", str(study.folder / "space.yaml"), "--name", study.folder.name, *options)
+
+
+def test_trials_of_another_scale_are_refused_when_it_is_lost(bounded: Path, reached: SimpleNamespace) -> None:
+    reached.train = 300.0
+    study, _ = begin(bounded, "new")
+    arm, config = next(iter(study.space.arms.items()))
+    split = study.space.split.text
+    ended(study.folder, TrialRecord("s0001", "search", config, 0, arm, max_epochs=2, split=split), [0.5, 0.6])
+    for name in ("study.json", SCALE_FILE):
+        (study.folder / name).unlink()
+    assert run._plan(reopened(study))[0].settings == study.settings, "fitted to the same"
+    reached.train = 200.0
+    with pytest.raises(UsageError, match="got one to which s0001 there does not belong, must be the space, --seed and"):
+        run._plan(reopened(study))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"",
+        b"[]",
+        {},
+        {"epochs": 0},
+        {"epochs": "2"},
+        {"width": 2.0},
+        {"width": "1"},
+        {"split": None},
+        {"budget": {}},
+    ],
+    ids=str,
+)
+def test_a_scale_that_cannot_be_read_is_named_with_the_way_on(
+    wrong: Any, bounded: Path, reached: SimpleNamespace
+) -> None:
+    study, _ = begin(bounded, "new")
+    (study.folder / "study.json").unlink()
+    path = study.folder / SCALE_FILE
+    if isinstance(wrong, bytes):
+        path.write_bytes(wrong)
+    else:
+        files.write_json(path, files.read_json(path) | wrong if wrong else {})
+    with pytest.raises(RecordError) as caught:
+        reopened(study)
+    assert str(caught.value).startswith(f"{path}: got ")
+    assert str(caught.value).count(", must be ") == 1
+    assert str(caught.value).endswith("; put back the old one, or begin another study with another --name")
+
+
+def test_a_plan_that_cannot_fit_says_so_and_which_steps_never_fall(
+    tmp_path: Path, reached: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reached.train = 1.0
+    study, planned, *_ = run._plan(opened(tmp_path / "x", "--space", "resnet.yaml", "--fidelity", "1m"))
+    run._show_plan(Console(width=400), study, planned, Rest(0, 0, ()), None)
+    printed = capsys.readouterr().out
+    assert "  warning  60 s are too few here, even for the least preview of this space\n" in printed
+    assert "  warning  arm adam_steplr: StepLR first falls after epoch 5 of 2: it never does\n" in printed
+    assert "  PREVIEW: 1,000 of 50,000 training images, " in printed
+    assert "networks of 0.25 times the width; it shows that all works" in printed
+    run._show_plan(Console(width=400), study, replace(planned, slowdown=7.5), Rest(0, 0, ()), None)
+    said = "  warning  begun in bf16, which this processor has not: 7.5 times slower than fp32\n"
+    assert said in capsys.readouterr().out
+    assert said not in printed
+
+
+@pytest.mark.parametrize("fidelity", ["10", "ten", "0m", "-1m", "10m ", "full,preview", ""])
+def test_a_fidelity_that_is_none_is_refused(fidelity: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run._parser().parse_args(["--space", "smoke.yaml", f"--fidelity={fidelity}"])
+    said = f"argument --fidelity: got {fidelity}, must be full, preview, or a time such as 10m"
+    assert said in capsys.readouterr().err
 
 
 # A study that goes on elsewhere
@@ -196,17 +434,20 @@ def test_cores_are_planned_anew_and_the_precision_stays(begun: Path, monkeypatch
         asked.append(arguments[1:])
         return replace(PLAN, slots=1)
 
-    monkeypatch.setattr(plan, "make_plan", planned)
+    monkeypatch.setattr(choose, "make_plan", planned)
     same = opened(begun, "--resume", "begun")
-    assert run._plan(same)[0].slots == 2
+    assert run._plan(same)[1].slots == 2
     assert asked == []
     elsewhere = replace(same, earlier={**(same.earlier or {}), "hardware": {"cores": 64}})
-    assert run._plan(elsewhere)[0].slots == 1
-    assert asked == [("asha", None, None, "bf16")]
+    assert run._plan(elsewhere)[1].slots == 1
+    [(*decided, tell, known)] = asked
+    assert decided == ["asha", None, None, "bf16"]
+    assert callable(tell)
+    assert isinstance(known, KnownSpeeds)
 
 
 def test_the_plan_of_a_resumed_study_is_of_the_rest(begun: Path) -> None:
-    whole, left, runs = run._plan(opened(begun, "--resume", "begun"))
+    _, whole, left, runs = run._plan(opened(begun, "--resume", "begun"))
     assert (runs.trials, len(runs.runs)) == (0, 2 * 2), "the search is over, and found no candidate"
     assert left.search_seconds == 0 < whole.search_seconds
     assert left.disk_bytes <= whole.disk_bytes
@@ -394,7 +635,7 @@ def test_a_stop_while_measuring_leaves_nothing_behind(
     def stopped(*_: Any) -> Plan:
         raise stop("while measuring")
 
-    monkeypatch.setattr(plan, "make_plan", stopped)
+    monkeypatch.setattr(choose, "make_plan", stopped)
     monkeypatch.setattr("study.data.load", lambda folder: fashion_mnist)
     assert run.main(["--space", "smoke.yaml", "--results", str(tmp_path)]) == status
     printed = capsys.readouterr()
@@ -494,7 +735,7 @@ def test_a_dry_run_looks_where_the_study_would_be_written(
 ) -> None:  # fmt: skip
     (tmp_path / "file").touch()
     (tmp_path / "a.yaml").write_text(SPACE)
-    monkeypatch.setattr(plan, "make_plan", lambda *_: PLAN)
+    monkeypatch.setattr(choose, "make_plan", lambda *_: PLAN)
     monkeypatch.setattr("study.data.load", lambda folder: None)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     command = ["--space", str(tmp_path / "a.yaml"), "--fidelity", "full", "--dry-run"]

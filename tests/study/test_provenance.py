@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -212,3 +215,50 @@ def test_programs_are_named_as_they_can_be_typed(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{bin_folder}:/usr/bin")
     assert (provenance.typed(), provenance.typed("tensorboard")) == ("python", "tensorboard")
+
+
+def committed(folder: Path) -> str:
+    """The commit of a new repository that holds all that is in the folder."""
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", str(folder), *command], check=True)
+    return subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_the_commit_is_that_of_the_code_whatever_a_hook_or_its_owner_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own / "study", other):
+        folder.mkdir(parents=True)
+    (own / "study" / "provenance.py").touch()
+    commit = committed(own)
+    assert committed(other) != commit
+    monkeypatch.setattr(provenance, "__file__", str(own / "study" / "provenance.py"))
+    assert provenance.git_state() == {"commit": commit, "dirty": False}
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # as while a hook of it runs
+    assert provenance.git_state() == {"commit": commit, "dirty": False}
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert provenance.git_state() == {"commit": commit, "dirty": False}
+
+
+def test_code_that_lies_in_another_repository_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is installed into an environment in a project's folder."""
+    committed(tmp_path)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "provenance.py").touch()
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "study" / "provenance.py"))
+    assert provenance.git_state() == {"commit": None, "dirty": None}
+
+
+def test_threads_are_counted_where_other_users_processes_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where /proc is mounted with `hidepid=1`."""
+    mine = SimpleNamespace(info={"uids": SimpleNamespace(real=1000), "num_threads": 7})
+    hidden = SimpleNamespace(info={"uids": None, "num_threads": None})
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setattr("resource.getrlimit", lambda of: (500, 500))
+    monkeypatch.setattr("psutil.process_iter", lambda attributes: [mine, hidden])
+    monkeypatch.setattr(provenance, "PROCESS", Path("/no/such"))  # no control group has a limit
+    assert provenance.free_threads() == 493

@@ -156,6 +156,23 @@ def test_a_configuration_is_a_candidate_once_and_an_arm_never(tmp_path: Path) ->
     assert candidates(tmp_path, space) == [again, equal]
 
 
+def test_where_few_ran_to_the_end_those_that_were_stopped_latest_are_candidates_too(tmp_path: Path) -> None:
+    space = read(SPACE.replace(", epochs: 30", ""))
+
+    def of(number: int, *accuracies: float, **end: Any) -> TrialRecord:
+        config = replace(space.arms["source"], optimizer=SGD(lr=0.01 * number))
+        return ended(tmp_path, TrialRecord(f"s{number:04}", "search", config, 0), [*accuracies], **end)[0]
+
+    stopped: dict[str, Any] = {"status": "stopped", "stop_reason": "asha"}
+    of(1, 0.9, **stopped)
+    later = of(2, 0.5, 0.6, 0.7, **stopped)
+    of(3, 0.99, status="diverged", stop_reason="diverged")
+    completed = of(4, 0.3)
+    latest = of(5, 0.5, 0.8, 0.6, **stopped)
+    assert candidates(tmp_path, space) == [completed, latest, later][: space.budget.candidates]
+    assert space.budget.candidates >= 2
+
+
 # No configuration twice
 
 GRID = """

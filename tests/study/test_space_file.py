@@ -237,9 +237,9 @@ def test_broken_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpaceError) as caught:
         space_file.load(Path(f"{name}.yaml"))
     expected = BROKEN[name].strip()
-    names = {"@TRIAL_KEYS": TRIAL_KEYS, "@AUGMENTATION": AUGMENTATION, "@MAXIMA": MAXIMA, "@PREVIEW": PREVIEW}
-    names["@MODELS"] = ", ".join(MODELS)
-    for word, text in names.items():
+    words = {"@TRIAL_KEYS": TRIAL_KEYS, "@AUGMENTATION": AUGMENTATION, "@MAXIMA": MAXIMA, "@PREVIEW": PREVIEW}
+    words["@MODELS"] = ", ".join(MODELS)
+    for word, text in words.items():
         expected = expected.replace(word, text)
     assert caught.value.problems == [f"{name}.yaml:{line}" for line in expected.splitlines()]
     assert str(caught.value) == "\n".join(caught.value.problems)
