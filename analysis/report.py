@@ -32,7 +32,7 @@ from analysis.words import linked, plain
 from study.data import DataError
 from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
 from study.janitor import ignore_stops, interrupt_on_sigterm
-from study.opening import UsageError
+from study.opening import UsageError, check_limits
 
 # Where the tables are that captions name, from the page.
 FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     interrupt_on_sigterm()
     try:
+        check_limits()
         for option, least in (("top", 0), ("stress_images", 1)):
             if (got := getattr(options, option)) is not None and got < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
