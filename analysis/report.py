@@ -35,7 +35,7 @@ from study.files import (
     write_whole,
 )
 from study.janitor import ignore_stops, interrupt_on_sigterm
-from study.opening import RESULTS, UsageError, check_surroundings, place
+from study.opening import RESULTS, UsageError, check_limits, check_surroundings, place
 
 if TYPE_CHECKING:  # pandas, torch and matplotlib take seconds to import: bad input is answered before
     from analysis.rerun import Said
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     interrupt_on_sigterm()
     try:
+        check_limits()
         check_surroundings("analysis.report")
         for option, least in (("top", 0), ("stress_images", 1)):
             if (got := getattr(options, option)) is not None and got < least:
