@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from analysis import tables
-from study import data, records, run
+from study import data, files, records, run
 from study.data import FashionMNIST, Splits
 from study.execution import Recorder
 from study.progress import StageProgress
@@ -252,14 +252,23 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(
     assert losses(epochs) == losses(alone(record, data.split(fashion_mnist, 600, 300, 100, seed=0)))
 
 
-def test_an_extended_study_searches_on_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_an_extended_study_searches_on_and_keeps_what_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also at the scale that it was fitted to, which is the least, for a second is too little."""
     results = ["--results", str(tmp_path)]
-    assert run.main([*QUICK, *results, "--name", "grown", "--trials", "3"]) == 0
+    command = ["--space", "smoke.yaml", "--fidelity", "1s", *CORES, "--seeds", "1"]
+    assert run.main([*command, *results, "--name", "grown", "--trials", "3"]) == 0
     before = trials(tmp_path / "grown")
+    assert {record.split for record in before.values()} == {"500 train, 200 validation, 500 test, seed 0"}
+    assert "1 s are too few here, even for the least preview of this space" in capsys.readouterr().out
+    scale = files.read_json(tmp_path / "grown" / "scale.json")
+    assert scale == files.read_json(tmp_path / "grown" / "study.json")["settings"]["scale"]
     assert run.main(["--resume", "grown", *results]) == 0
     assert trials(tmp_path / "grown") == before
     assert run.main(["--extend", "grown", "--trials", "1", *results]) == 0
     after = trials(tmp_path / "grown")
+    assert {record.split for record in after.values()} == {record.split for record in before.values()}
     assert {i: after[i] for i in before} == before
     assert {i for i in set(after) - set(before) if i.startswith("s")} == {"s0004"}
     about = json.loads((tmp_path / "grown" / "study.json").read_text())
