@@ -11,8 +11,8 @@ study: $(VENV)/installed
 	  [ $$status -gt 1 ] || $(BIN)/python -m analysis.report && exit $$status
 
 # Install and run every test but the slow ones and those that need a GPU; those that need Ray beside the others.
-test: $(VENV)/installed-test lint
-	$(MAKE) -k -j 2 test-ray test-rest
+test: $(VENV)/installed-test
+	$(MAKE) -k -j 2 lint test-ray test-rest
 
 test-ray: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m "ray and not slow and not faults and not gpu"
@@ -42,14 +42,17 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
+# With what a study needs, in one go.
+$(VENV)/installed-test: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .[test]
-	touch $@
+	touch $(VENV)/installed $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -20,6 +20,7 @@ from analysis import (
     attention,
     claims,
     corruptions,
+    cue_conflict,
     descriptors,
     effects,
     failures,
@@ -49,10 +50,12 @@ SEED = 0  # of every sample that is drawn here
 logger = logging.getLogger(__name__)
 
 # Code that a verdict rests on.
-JUDGES = (attention, claims, corruptions, effects, failures, measures, runs, statistics, stress, verdicts)
+JUDGES = (
+    attention, claims, corruptions, cue_conflict, effects, failures, measures, runs, statistics, stress, verdicts
+)  # fmt: skip
 
 # The tables that predictions and networks give.
-OF_NETWORKS = ("images", "failures", "attention", "attention_checks", "stress", "calibration")
+OF_NETWORKS = ("images", "failures", "attention", "attention_checks", "stress", "cue_conflict", "calibration")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
     about = read_json(folder / "study.json")
     study = {"study": about.get("name", folder.name), "fidelity": about.get("fidelity")}
     trials, epochs, predictions = (tables.read(folder, name) for name in ("trials", "epochs", "predictions"))
+    last = predictions[predictions.weights == "last"]
+    predictions = predictions[predictions.weights == "best"]
     missing: list[str] = []
     found = {name: pd.DataFrame(columns=SCHEMAS[name].names) for name in OF_NETWORKS}
     images, maps, two, standings = None, {}, [], confirmed(trials)
@@ -104,7 +109,8 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
         step("descriptors")
         images, splits = _images(folder, about, predictions, data_dir)
         step("failures")
-        found["images"] = images.table.reset_index().assign(**study)
+        stored = {field.name: "float32" for field in SCHEMAS["images"] if field.type == "float"}  # as in the table
+        found["images"] = images.table.reset_index().assign(**study).astype(stored)
         found["failures"] = failures.failures(predictions, images.table)
         two = pairs(predictions, found["failures"], standings[:top])
         with Networks(folder) as networks:
@@ -113,6 +119,7 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
                 logger.warning("trained in bf16, which this processor has not: %.1f times slower than fp32", slowdown)
             found["attention"], found["attention_checks"] = again.attention(images), again.checks(images)
             found["stress"] = again.stress(images, stressed or STRESSED[trials.fidelity.iloc[0]])
+            found["cue_conflict"] = again.cue_conflict(images)
             found["calibration"] = again.calibration(images, splits)
             in_order = [t for s in standings for t in s.trials.sort_values("seed").trial_id if t in again.there]
             maps = again.maps(images, on_show(two, found["failures"], next(iter(in_order), None)))
@@ -120,7 +127,8 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
     step("importance")
     compared, found["importance"] = _importance(folder, about, trials, epochs, configs, missing)
     step("claims")
-    runs = Runs(trials, epochs, predictions, **{name: found[name] for name in OF_NETWORKS if name != "failures"})
+    tables_of_networks = {name: found[name] for name in OF_NETWORKS if name != "failures"}
+    runs = Runs(trials, epochs, predictions, **tables_of_networks, last_predictions=last)
     found["claims"] = verdicts.judge(runs).assign(**study)
     reference = runs.reference() if len(runs.arms) else None
     comparisons = measures.compared(runs, standings, reference)

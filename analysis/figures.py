@@ -23,7 +23,9 @@ WIDTH = 5.0  # inches: 480 px at full size, so that the text can still be read a
 CHANCE_LOSS = float(np.log(10))  # nats: what ten equal probabilities cost
 MANY = 150  # lines; more are drawn as a picture inside the SVG
 STYLE: Any = {  # matplotlib names every key it takes in its type
+    **{key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"},  # not the user's settings
     "svg.hashsalt": "study",
+    "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own; a user's font has other shapes
     "text.parse_math": False,  # names of arms are anyone's, and a dollar sign is no formula
     "font.size": 10,
     "text.color": INK,

@@ -120,7 +120,7 @@ def headline(
     ours, theirs = (f"{'' if s.is_candidate else 'the '}{s.title}" for s in best)
     if pair.lost:
         title = f"Not judged: {pair.lost}"
-    elif preview:
+    elif preview and found.n > 1:
         ahead, behind = (ours, theirs) if found.mean >= 0 else (theirs, ours)
         by = f"{abs(found.mean):.2f}"
         title = f"{start(ahead)} is ahead of {behind} by {by} points of test accuracy, in a preview"
@@ -179,16 +179,26 @@ def state(about: dict[str, Any], trials: pd.DataFrame, folder: Path) -> list[str
     where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
     if status == "finished" and candidates < budget["candidates"]:
         more = shlex.join(["--extend", folder.name, "--trials", "N", *where])
-        said.append(
-            f"{candidates} of {budget['candidates']} candidates: too few searched configurations ran to the end. To "
-            f"search more: python -m study.run {more}"
+        why = (
+            "the space has no others."
+            if _exhausted(about, folder)
+            else "too few searched configurations ended an epoch. To search more: python -m study.run " + more
         )
+        said.append(f"{candidates} of {budget['candidates']} candidates: {why}")
     if status in ("interrupted", "running"):
         when = "Go on with" if status == "interrupted" else "If it does not run any more, go on with"
         said.append(f"{when}: {shlex.join(['python', '-m', 'study.run', '--resume', folder.name, *where])}")
     if unsaid := sorted(WORTH - about.keys()):
         said.append(f"study.json does not say: {', '.join(unsaid)}.")
     return said
+
+
+def _exhausted(about: dict[str, Any], folder: Path) -> bool:
+    """Whether the search has tried every configuration of its space."""
+    try:
+        return bool(about["budget"]["trials"] >= recorded_space(folder, about).most_trials)
+    except (SpaceError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _preview(about: dict[str, Any], folder: Path) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from analysis.errors import WorkerLost
 from study import models
 from study.config import TrialConfig, from_dict
 from study.files import RecordError, broken, write_whole
@@ -25,10 +26,6 @@ from study.trainer import load_whole
 
 # What runs in the workers: the network with its configuration and seed, then arguments that all share.
 Work = Callable[..., pd.DataFrame]
-
-
-class WorkerLost(RuntimeError):
-    """A process that ran a network was killed, and two more after it."""
 
 
 def load_network(path: Path) -> tuple[nn.Module, TrialConfig]:
@@ -147,14 +144,12 @@ class Networks(ExitStack):
             except ray.exceptions.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, RecordError) else error from None
             except ray.exceptions.RayError as error:
-                why = str(error).strip().splitlines()[0]
-                raise WorkerLost(
-                    f"{waiting[done]}: its network's worker was killed ({why}), most likely for memory"
-                ) from None
+                why = cluster.out_of_memory(str(error)) or f"{cluster.reason(error)}, most likely for memory"
+                raise WorkerLost(f"{waiting[done]}: its network's worker was killed ({why})") from None
             yield waiting.pop(done), table
 
     def _weights(self, trial: str) -> Path:
-        return self.folder / "confirm" / trial / "best.pt"
+        return self.folder.absolute() / "confirm" / trial / "best.pt"  # workers run in another folder
 
 
 def _one(work: Work, weights: str, own: Any, shared: Any) -> pd.DataFrame:

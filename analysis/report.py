@@ -12,58 +12,64 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import sys
-from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jinja2
-from markupsafe import Markup, escape
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from analysis.blocks import Picture, Section
-from analysis.evidence import gather
-from analysis.findings import Page, page
-from analysis.forward import WorkerLost
-from analysis.rerun import STRESSED, Said
-from analysis.schemas import SCHEMAS
-from analysis.words import linked, plain
+from analysis.errors import InputError, WorkerLost
 from study.data import DataError
-from study.files import LOST_DISK, RecordError, drop_temporaries, printable, read_json, refuse_links, write_whole
-from study.janitor import ignore_stops
-from study.opening import UsageError
+from study.files import (
+    LOST_DISK,
+    RecordError,
+    drop_temporaries,
+    is_terminal,
+    plain_signs,
+    printable,
+    read_json,
+    refuse_links,
+    write_whole,
+)
+from study.janitor import ignore_stops, interrupt_on_sigterm
+from study.opening import RESULTS, UsageError, check_surroundings, place
 
-# Where the tables are that captions name, from the page.
-FILES = {name: f"tables/{name}.parquet" for name in SCHEMAS} | {"study.json": "study.json"}
+if TYPE_CHECKING:  # pandas, torch and matplotlib take seconds to import: bad input is answered before
+    from analysis.rerun import Said
+
 logger = logging.getLogger(__name__)
 
 TOP = 8  # configurations that are compared two by two
 
 
-class InputError(ValueError):
-    """What the user asked for is not there; the message says what is."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: done; 2: bad input; 70: a worker was killed; 74: a file that could not be read or written; 130:
     interrupted."""
+    plain_signs()
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description="Make the page of a study.")
-    parser.add_argument("name", nargs="?", help="the study (default: the newest)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where studies are (default: results)")
+    parser.add_argument("name", nargs="?", help="the study, or its path (default: the newest)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where studies are (default: results)")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"compare the best N (default: {TOP})")
-    of_stress = f"corrupt N of the test images (default: {STRESSED['full']:,}, of a preview {STRESSED['preview']})"
+    of_stress = "corrupt N of the test images (default: 1,000, of a preview 200)"
     parser.add_argument("--stress-images", type=int, metavar="N", help=of_stress)
     of_data = "a folder that holds Fashion-MNIST's IDX files"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=of_data)
     options = parser.parse_args(argv)
+    interrupt_on_sigterm()
     try:
+        check_surroundings("analysis.report")
         for option, least in (("top", 0), ("stress_images", 1)):
             if (got := getattr(options, option)) is not None and got < least:
                 raise InputError(f"--{option.replace('_', '-')}: got {got}, must be at least {least}")
+        if options.name is not None:
+            options.results, options.name = place("NAME", options.name, options.results)
         folder = find(options.results, options.name)
+        console = Console(stderr=True, force_terminal=is_terminal(sys.stderr))
         columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("")
 
             def step(said: str, done: int = 0, of: int = 1) -> None:
@@ -75,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, RecordError, DataError, UsageError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what reads the output has ended
+        return 130
     except OSError as error:
         if error.errno not in LOST_DISK:
             raise
@@ -90,6 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     for what, where in (("page   ", path), ("in text", path.with_suffix(".md")), ("tables ", folder / "tables")):
         print(printable(f"{what} {where}"))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # at its end Python would try, and complain, once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -122,6 +134,10 @@ def build(
     The best `top` configurations are compared, `stressed` of the test images corrupted; `step` is told what is being
     done, `data_dir` holds Fashion-MNIST where it is not found by itself. Raises RecordError and DataError.
     """
+    from analysis.evidence import gather
+    from analysis.findings import page
+    from analysis.render import pictures, render
+
     refuse_links(folder)
     drop_temporaries(folder)
     evidence = gather(folder, top, stressed, step, data_dir)
@@ -135,41 +151,6 @@ def build(
     write_whole(folder / "report.md", render("report.md.j2", made).encode())
     write_whole(folder / "report.html", render("report.html.j2", made).encode())
     return folder / "report.html"
-
-
-def pictures(sections: Sequence[Section]) -> Iterator[Picture]:
-    """All figures of the sections, and of the smaller ones in them."""
-    for section in sections:
-        yield from section.pictures
-        yield from pictures(section.parts)
-
-
-def render(template: str, made: Page) -> str:
-    """The page by one of the templates; in HTML, everything that comes from the study is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
-        autoescape=template.endswith(".html.j2"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    files = {plain(name): path for name, path in FILES.items()}
-    environment.filters |= {"plain": plain, "caption": lambda text: linked(plain(text), files, "[{name}]({path})")}
-    if template.endswith(".html.j2"):
-        environment.finalize = lambda value: _unbroken(value) if type(value) is str else value
-        environment.filters["caption"] = _caption
-    pngs: dict[bytes, int] = {}  # each once in the page, however many cards show it: the place of each is its name
-    environment.filters["stored"] = lambda png: pngs.setdefault(png, len(pngs))
-    return environment.get_template(template).render(page=made, pngs=pngs, base64=lambda png: b64encode(png).decode())
-
-
-def _caption(text: str) -> Markup:
-    return Markup(linked(str(escape(_unbroken(text))), FILES, '<a href="{path}">{name}</a>'))
-
-
-def _unbroken(text: str) -> str:
-    """With every number and its % on one line."""
-    return text.replace(" %", "\u00a0%")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from analysis import attention, calibration, corruptions, descriptors, statistics, stress, tables
+from analysis import attention, calibration, corruptions, cue_conflict, descriptors, statistics, stress, tables
 from analysis.forward import Networks, load_network, source
 from analysis.schemas import KEY, SCHEMAS
 from study.config import TrialConfig
@@ -102,11 +102,15 @@ class Rerun:
         bf16, fp32 = (min(seconds(enabled) for _ in range(3)) for enabled in (True, False))
         return bf16 / fp32
 
+    @property
+    def _networks(self) -> str:
+        return f"{len(self.there)} network{'s' * (len(self.there) != 1)}"
+
     def attention(self, images: Images) -> pd.DataFrame:
         """The table `attention`: maps of a sample of errors and of matched correct images."""
         samples = {trial: _sample(self.of[trial], images) for trial in self.there}
         shared = (images.pixels, images.masks)
-        said = f"where {len(self.there)} networks look"
+        said = f"attention of {self._networks}"
         found, key = self._over(said, _inspect, samples, shared, attention)
         order = pd.Series(images.table.index)
         for trial, rows in found.items():
@@ -117,7 +121,7 @@ class Rerun:
     def checks(self, images: Images) -> pd.DataFrame:
         """The table `attention_checks`: whether the maps are to be trusted."""
         wrong = {trial: _wrong(self.of[trial], images) for trial in self.there}
-        said = f"whether the maps of {len(self.there)} networks are to be trusted"
+        said = f"whether the maps of {self._networks} are to be trusted"
         return self._table(
             "attention_checks", *self._over(said, _check, wrong, (images.pixels,), attention, statistics)
         )
@@ -136,15 +140,25 @@ class Rerun:
         chosen = np.sort(np.random.default_rng(SEED).permutation(len(images.pixels))[:most])
         labels = images.table.label.cat.codes.to_numpy(np.uint8)[chosen]
         shared = (images.pixels[chosen], labels, images.table.index.to_numpy()[chosen])
-        said = f"{len(self.there)} networks under {len(corruptions.CORRUPTIONS)} corruptions"
+        said = f"{self._networks} under {len(corruptions.CORRUPTIONS)} corruptions"
         found = self._over(said, _stress, self.precision, shared, stress, corruptions, attention, descriptors)
         return self._table("stress", *found)
+
+    def cue_conflict(self, images: Images) -> pd.DataFrame:
+        """Write and return the table `cue_conflict`: by which cue networks decide, where two are in conflict."""
+        labels = images.table.label.cat.codes.to_numpy(np.uint8)
+        pixels, made_of = cue_conflict.conflicts(images.pixels, images.masks, labels, SEED)
+        order = images.table.index.to_numpy()
+        made_of = made_of.assign(**{name: order[made_of[name]] for name in ("shape_image", "texture_image")})
+        said = f"{len(self.there)} networks and {len(pixels):,} images whose shape and texture are in conflict"
+        found = self._over(said, _cue_conflict, self.precision, (pixels, made_of), cue_conflict, stress, attention)
+        return self._table("cue_conflict", *found)
 
     def calibration(self, images: Images, splits: Splits) -> pd.DataFrame:
         """The table `calibration`: before temperature scaling and, where there are weights to fit it with, after."""
         labels = images.table.label.cat.codes.to_numpy(np.uint8)
         shared = (splits.val_images, splits.val_labels, images.pixels, labels)
-        said = f"how far {len(self.there)} networks are to be believed"
+        said = f"calibration of {self._networks}"
         found, key = self._over(said, _calibrate, self.precision, shared, calibration, attention)
         return self._table("calibration", found, key, calibration.unscaled)
 
@@ -235,6 +249,12 @@ def _check(network: nn.Module, config: TrialConfig, own: Mask, shared: tuple[Byt
 
 def _stress(network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, Bytes, Any]) -> pd.DataFrame:
     return stress.stress(network, config, *shared, SEED, own)
+
+
+def _cue_conflict(
+    network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, pd.DataFrame]
+) -> pd.DataFrame:
+    return cue_conflict.decisions(network, config, *shared, own)
 
 
 def _calibrate(

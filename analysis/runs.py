@@ -14,6 +14,7 @@ from analysis.effects import Effect
 from analysis.statistics import confirmed, is_candidate, lost_seeds, planned
 from analysis.words import start
 from study.config import SGD, Adam, Step, TrialConfig, hyperparameters
+from study.records import Weights
 
 OPTIMIZATION = ("hp_optimizer", "hp_lr", "hp_momentum", "hp_nesterov", "hp_schedule", "hp_step_size", "hp_gamma")
 OPTIMIZERS, SCHEDULES = ("sgd", "adam"), ("none", "step", "cosine")
@@ -43,6 +44,8 @@ class Runs:
     attention_checks: pd.DataFrame
     stress: pd.DataFrame
     calibration: pd.DataFrame
+    cue_conflict: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"trial_id": []}))
+    last_predictions: pd.DataFrame | None = None  # by the last epoch's weights; the others are by the best epoch's
     arms: pd.DataFrame = field(init=False)  # of the arms to be confirmed, by name: the model and the hp_* columns
     lost: dict[str, str] = field(init=False)  # by arm, what became of seeds that failed or diverged: `lost_seeds`
     used: set[str] = field(init=False, default_factory=set)  # the arms whose rows were asked for
@@ -52,6 +55,12 @@ class Runs:
         arms = confirm[~confirm.arm.fillna("").map(is_candidate).astype(bool)]
         object.__setattr__(self, "arms", arms.groupby("arm").first().filter(regex="^(model$|hp_)"))
         object.__setattr__(self, "lost", lost_seeds(self.trials))
+
+    @property
+    def weights(self) -> Weights:
+        """The weights by which the sources' numbers are judged: the last epoch's, if all completed runs kept them."""
+        done = self.completed
+        return "last" if len(done) and done.test_accuracy_last.notna().all() else "best"
 
     @property
     def completed(self) -> pd.DataFrame:

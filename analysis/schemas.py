@@ -12,19 +12,22 @@ import itertools
 import pandas as pd
 import pyarrow as pa
 
-from analysis import attention, calibration, stress, verdicts
+from analysis import attention, calibration, cue_conflict, stress, verdicts
 from analysis.descriptors import DESCRIPTORS
 from analysis.failures import CATEGORIES as FAILURE_CATEGORIES
 from analysis.failures import EXTREMES, PATTERNS
 from study.config import MODELS, OPTIMIZERS, SCHEDULES, TrialConfig, hyperparameters
 from study.data import CLASS_NAMES
-from study.records import ENDED, STAGES
+from study.records import ENDED, STAGES, WEIGHTS
 
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "stage": STAGES,
     "status": ("pending", "running", *ENDED),
+    "weights": WEIGHTS,
     "label": CLASS_NAMES,
     "predicted": CLASS_NAMES,
+    "shape_class": CLASS_NAMES,
+    "texture_class": CLASS_NAMES,
     "suggested": CLASS_NAMES,
 }
 
@@ -33,17 +36,22 @@ HYPERPARAMETERS = {
     "hp_widths": "channels of each stage, as text: 64-128-256-512",
     "hp_stem": "channels of the first convolution",
     "hp_shortcut": "whether the residual connections are there",
-    "hp_channels": "channels of each convolution, as text: 32-64-128",
+    "hp_channels": "channels of each block, as text: 32-64-128",
+    "hp_convolutions": "convolutions in each block",
+    "hp_kernel": "side of the convolutions, pixels",
     "hp_hidden": "units of each hidden layer, as text: 256-128",
     "hp_dropout": "probability of dropping a unit",
     "hp_optimizer": "name of the optimizer",
     "hp_lr": "learning rate at the first step",
-    "hp_momentum": "momentum of SGD, 0 is none",
+    "hp_momentum": "momentum of SGD or RMSprop, 0 is none",
     "hp_nesterov": "whether the momentum is Nesterov's",
-    "hp_weight_decay": "weight decay: added to the gradient (sgd, adam) or decoupled (adamw)",
+    "hp_alpha": "decay of RMSprop's mean square",
+    "hp_weight_decay": "weight decay: added to the gradient (sgd, adam, rmsprop) or decoupled (adamw)",
     "hp_schedule": "name of the learning rate schedule",
     "hp_step_size": "epochs between two steps of the learning rate",
     "hp_gamma": "factor of each step of the learning rate",
+    "hp_warmup": "share of all steps in which the learning rate rises",
+    "hp_final_division": "of one cycle: start of the learning rate divided by its end",
     "hp_augmentation_strength": "multiplies the maxima of the augmentation, 0 is none",
     "hp_augmentation_rotation": "maximum at strength 1, degrees, both directions",
     "hp_augmentation_translation": "maximum at strength 1, fraction of the side, both directions",
@@ -51,9 +59,16 @@ HYPERPARAMETERS = {
     "hp_augmentation_shear": "maximum at strength 1, degrees, both directions",
     "hp_augmentation_flip": "probability of a horizontal flip at strength 1",
     "hp_augmentation_erasing": "probability of erasing a rectangle at strength 1",
+    "hp_augmentation_crop": "maximum at strength 1, whole pixels, both directions",
+    "hp_augmentation_reflect": "whether a crop moves in the mirror image, else black",
+    "hp_augmentation_whole_pixels": "whether translations are by whole pixels, after the other changes",
     "hp_epochs": "epochs of a full run",
     "hp_batch_size": "images a step",
     "hp_label_smoothing": "share of the target spread over all classes",
+    "hp_mixup": "α of mixing two images, 0 is none",
+    "hp_cutmix": "α of pasting a rectangle of another image, 0 is none",
+    "hp_ema": "decay a step of averaged weights, 0 is none",
+    "hp_flip_test": "whether an image and its mirror image are predicted together",
     "hp_mean": "pixels in [0, 1] are normalised as (x - mean) / std",
     "hp_std": "pixels in [0, 1] are normalised as (x - mean) / std",
 }
@@ -130,6 +145,10 @@ TRIALS = _schema(
         _field("train_loss_clean", REAL, "nats, confirm only, train split with the best weights", null=True),
         _field("val_loss", REAL, "nats, at the best epoch", null=True),
         _field("test_loss", REAL, "nats, confirm only, with the best weights", null=True),
+        _field("train_accuracy_clean_last", REAL, "as train_accuracy_clean, with the last epoch's weights", null=True),
+        _field("test_accuracy_last", REAL, "as test_accuracy, with the last epoch's weights", null=True),
+        _field("train_loss_clean_last", REAL, "as train_loss_clean, with the last epoch's weights", null=True),
+        _field("test_loss_last", REAL, "as test_loss, with the last epoch's weights", null=True),
         _field("seconds", REAL, "wall time of its epochs, training and validation"),
         _field("cpu_seconds", REAL, "processor time of its epochs"),
         _field("images_per_s", REAL, "training images a second, median over its epochs", null=True),
@@ -156,9 +175,10 @@ EPOCHS = _schema(
     ],
 )
 PREDICTIONS = _schema(
-    "One row a completed confirm trial and test image, by the weights of the best validation epoch.",
+    "One row a completed confirm trial, test image and weights: those of the best validation epoch or of the last.",
     [
         *KEY,
+        _category("weights", "of the epoch whose weights predicted: last or best", ordered=False),
         IMAGE,
         LABEL,
         _category("predicted", "the class it was taken for"),
@@ -240,6 +260,16 @@ ATTENTION_CHECKS = _schema(
     [*KEY, *_measured(attention.CHECK_COLUMNS)],
 )
 STRESS = _schema("One row a confirmed trial, corruption and severity.", [*KEY, *_measured(stress.COLUMNS)])
+CUE_CONFLICT = _schema(
+    "One row a confirmed trial and image with the silhouette of one test image and the texture of another.",
+    [
+        *KEY,
+        *(
+            _category(name, text) if name in CATEGORIES else _field(name, pa.int32(), text)
+            for name, text in cue_conflict.COLUMNS.items()
+        ),
+    ],
+)
 CALIBRATION = _schema(
     "One row a confirmed trial before temperature scaling, and one after, on the test images.",
     [*KEY, *_measured(calibration.COLUMNS)],
@@ -284,6 +314,7 @@ SCHEMAS = {
     "attention": ATTENTION,
     "attention_checks": ATTENTION_CHECKS,
     "stress": STRESS,
+    "cue_conflict": CUE_CONFLICT,
     "calibration": CALIBRATION,
     "importance": IMPORTANCE,
     "comparisons": COMPARISONS,

@@ -64,7 +64,7 @@ def stress(
     network.to(memory_format=torch.channels_last)  # in place: it is there for this alone; takes half the time
     rows = []
     for name, severity, changed in corrupted(images, index, seed):
-        correct = _predicted(network, config, changed, precision) == labels
+        correct = predicted(network, config, changed, precision) == labels
         family = CLEAN if name == CLEAN else CORRUPTIONS[name].family
         trained = name != CLEAN and inside(name, config.augmentation)
         bits = np.packbits(correct).tobytes()
@@ -79,8 +79,9 @@ def right(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 
 @torch.inference_mode()
-def _predicted(network: nn.Module, config: TrialConfig, images: Bytes, precision: Precision) -> npt.NDArray[np.int64]:
-    starts = range(0, len(images), BATCH)
+def predicted(network: nn.Module, config: TrialConfig, images: Bytes, precision: Precision) -> npt.NDArray[np.int64]:
+    """Return the class that the network, in evaluation mode, takes each image uint8 (N, 28, 28) for: (N,)."""
+    starts = range(0, len(images) or 1, BATCH)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         parts = [network(normalised(images[k : k + BATCH], config.mean, config.std)).argmax(1) for k in starts]
     return torch.cat(parts).numpy()

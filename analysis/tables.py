@@ -2,7 +2,7 @@
 
     results/<name>/tables/trials.parquet        one row a trial, failed ones included
                           epochs.parquet        one row a trial and epoch
-                          predictions.parquet   one row a completed confirm trial and test image
+                          predictions.parquet   one row a completed confirm trial, test image and weights
                           …                     what the analysis finds in them: see analysis/schemas.py
                           README.md             what every column means
 
@@ -28,8 +28,10 @@ from study.config import hyperparameters
 from study.files import RecordError, broken, temporary_of, write_whole
 from study.records import (
     STAGES,
+    WEIGHTS,
     EpochRecord,
     TrialRecord,
+    Weights,
     check_left,
     read_epochs,
     read_study,
@@ -149,7 +151,8 @@ def _row(trial: TrialRecord, epochs: list[EpochRecord], predictions: pa.Table | 
         "best_epoch": best.epoch if best else None,
         **{name: getattr(best, name) if best else None for name in at_best},
         # From the predictions themselves: pandas gives the same quotient of two whole numbers, to the last bit.
-        "test_accuracy": trial.test_accuracy if predictions is None else _accuracy(predictions),
+        "test_accuracy": trial.test_accuracy if predictions is None else _accuracy(predictions, "best"),
+        "test_accuracy_last": trial.test_accuracy_last if predictions is None else _accuracy(predictions, "last"),
         "seconds": sum(epoch.seconds for epoch in epochs),
         "cpu_seconds": sum(epoch.cpu_seconds for epoch in epochs),
         "images_per_s": float(np.median([epoch.images_per_s for epoch in epochs])) if epochs else None,
@@ -194,9 +197,13 @@ def _predictions(folder: Path, trial: TrialRecord, key: dict[str, Any], kept: pa
         return own
     check_left(path)
     try:
-        found = pq.read_table(path).sort_by("image")
-        images = found["image"].to_numpy()
-        known = len(images) and images[0] >= 0 and images[-1] < TEST_IMAGES and (np.diff(images) > 0).all()
+        found = pq.read_table(path)
+        if "weights" not in found.column_names:  # of a study that did not keep the last epoch's
+            found = found.add_column(0, "weights", pa.repeat(pa.scalar(WEIGHTS.index("best"), pa.int8()), len(found)))
+        found = found.sort_by([("weights", "ascending"), ("image", "ascending")])
+        images, weights = found["image"].to_numpy(), found["weights"].to_numpy()
+        known = len(images) and images.min() >= 0 and images.max() < TEST_IMAGES
+        known = known and ((np.diff(images) > 0) | (np.diff(weights) > 0)).all()
         if not found.schema.equals(WRITTEN) or not known or any(column.null_count for column in found.columns):
             raise ValueError("other columns or images")
         columns = [
@@ -221,7 +228,8 @@ def _rounded(field: pa.Field, found: pa.Table) -> pa.ChunkedArray:
     return pc.if_else(pc.less(values, 0.001), fine, pc.round(values, DECIMALS))
 
 
-def _accuracy(predictions: pa.Table) -> float | None:
+def _accuracy(predictions: pa.Table, weights: Weights) -> float | None:
+    predictions = predictions.filter(pc.equal(predictions["weights"], weights))
     right = pc.sum(pc.equal(*(_codes(predictions[name]) for name in ("predicted", "label")))).as_py()
     return right / len(predictions) if len(predictions) else None
 

@@ -7,27 +7,25 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.claims import CLAIMS, Claim, Found
-from analysis.effects import Effect, Verdict, holm, seeds_needed, sign_flip
+from analysis.effects import Effect, holm, seeds_needed, sign_flip
 from analysis.runs import NotTested, Runs
 from analysis.statistics import CONFIDENCE
 from analysis.words import start
 
-NOT_TESTED = "not tested"
-ORDER = ("inconclusive", "no material effect", "supported")  # of what effects say, the first that one of them does
+NOT_TESTED, DIFFER, PREVIEW = "not tested", "parts differ", "preview only"
 COLUMNS = {
     "claim": "its name",
     "text": "the claim in a sentence",
     "source": "who makes it",
     "said": "what the source says",
     "measure": "what is measured of it",
-    "verdict": "supported, contradicted, no material effect, inconclusive or not tested",
-    "effect_of": "the effect that decides, of several; positive where the claim is right",
+    "verdict": "supported, contradicted, no material effect, parts differ, inconclusive, preview only or not tested",
+    "effect_of": "the least sure effect, of several that it implies; positive where the claim is right",
     "unit": "of the effect: points are percentage points",
     "effect": "its value; null where not tested",
     "low": "low end of its 95 % interval; null where there is none",
     "high": "high end",
-    "p": "two-sided p of the claim: the largest of its effects', or, contradicted by one of k, k times its; null where "
-    "there is none",
+    "p": "two-sided p of the claim: the largest of its effects'; null where there is none",
     "p_holm": "adjusted for all tested claims (Holm 1979)",
     "p_sign_flip": "of the sign-flip test over seeds for the effect that decides, not adjusted; null without p",
     "smallest": "the smallest effect that matters, in the same unit",
@@ -57,35 +55,33 @@ class Judged:
         return self.found is not None or bool(self.lost)
 
     @property
-    def decides(self) -> tuple[Effect, float | None, Verdict] | None:
-        """The effect that decides, the claim's p, and its verdict before p is corrected; None where there is none, or
-        seeds are lost.
+    def decides(self) -> tuple[Effect, float | None, str] | None:
+        """Return the least sure effect, the claim's p, and its verdict before p is corrected.
 
-        Of effects that contradict, the surest; else, of those of which the verdict is first in ORDER, the least sure.
+        None where there is no effect, or seeds are lost. The rule is symmetric: each verdict needs all effects, and
+        effects that say different things make the verdict `DIFFER`.
         """
         if self.found is None or self.lost:
             return None
         effects = self.found.effects
-        surest = min(effects, key=lambda e: (e.verdict != "contradicted", _p(e), -_beyond(e)))
-        if surest.verdict == "contradicted":
-            return surest, min(1.0, len(effects) * _p(surest)), "contradicted"
-        least = min(effects, key=lambda e: (ORDER.index(e.verdict), -_p(e), _beyond(e)))
+        least_sure = min(effects, key=lambda e: (e.verdict != "inconclusive", -_p(e), _beyond(e)))
         p = max(map(_p, effects)) if all(e.p is not None for e in effects) else None
-        return least, p, "inconclusive" if self.parts_differ else least.verdict
-
-    @property
-    def parts_differ(self) -> bool:
-        """Whether one of its effects is shown, and another is shown to be too small to matter."""
-        return self.found is not None and {e.verdict for e in self.found.effects} == {"no material effect", "supported"}
+        verdicts = {effect.verdict for effect in effects}
+        if "inconclusive" in verdicts:
+            return least_sure, p, "inconclusive"
+        return least_sure, p, DIFFER if len(verdicts) > 1 else least_sure.verdict
 
 
 def judge(runs: Runs) -> pd.DataFrame:
-    """Every claim, in the order of CLAIMS: a row each, columns COLUMNS."""
+    """Return every claim, in the order of CLAIMS, with the columns COLUMNS; a preview supports and contradicts none."""
     judged = [_test(claim, runs) for claim in CLAIMS]
     tested = [one for one in judged if one.tested]
     adjusted = holm([1.0 if one.decides is None or one.decides[1] is None else one.decides[1] for one in tested])
     by_name = {one.claim.name: p for one, p in zip(tested, adjusted, strict=True)}
-    return pd.DataFrame([_row(one, by_name) for one in judged], columns=list(COLUMNS))
+    rows = pd.DataFrame([_row(one, by_name) for one in judged], columns=list(COLUMNS))
+    if (runs.trials.fidelity == "preview").any():
+        rows.loc[rows.verdict != NOT_TESTED, "verdict"] = PREVIEW
+    return rows
 
 
 def _p(effect: Effect) -> float:
@@ -121,8 +117,7 @@ def _said(one: Judged) -> list[str]:
 
 def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
     claim, found, decides = one.claim, one.found, one.decides
-    differ = "its parts differ" if one.parts_differ else ""
-    limits = start("; ".join(filter(None, [one.lost, differ, found.limits if found else ""])))
+    limits = start("; ".join(filter(None, [one.lost, found.limits if found else ""])))
     row: dict[str, object] = {
         "claim": claim.name, "text": claim.text, "source": claim.source, "said": claim.said, "measure": claim.measure,
         "spaces": ", ".join(claim.spaces), "verdict": "inconclusive" if one.lost else NOT_TESTED,
@@ -134,7 +129,7 @@ def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
     p_holm = adjusted[claim.name]
     if verdict in ("supported", "contradicted") and p_holm > LEVEL:
         verdict = "inconclusive"
-    unsure = verdict == "inconclusive" and not one.parts_differ
+    unsure = verdict == "inconclusive"
     return row | {
         "verdict": verdict, "effect_of": effect.what, "unit": effect.unit, "effect": effect.value, "low": effect.low,
         "high": effect.high, "p": p, "p_holm": p_holm,

@@ -20,21 +20,44 @@ SAMPLED = "nearest"
 
 
 def augment(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Rotate, translate, scale, shear, flip and erase each image by its own draw.
+    """Return the images rotated, translated, scaled, sheared, flipped, cropped and erased, each by its own draw.
 
-    `images`: float (N, 1, H, W), background 0; what moves in from outside is 0. The maxima of `settings` are
-    multiplied by its `strength`; strength 0 returns `images` itself. `generator` lives on the images' device.
+    `images`: float (N, 1, H, W), background 0; what moves in from outside is 0, or with `reflect` what a crop mirrors.
+    The settings' maxima and probabilities are multiplied by `strength`; strength 0 returns `images` itself. `generator`
+    lives on the images' device.
 
-    One affine map an image, p' = T · R(angle) · Shear · scale · Flip · p about the centre, where torchvision's
-    RandomRotation and RandomAffine sample twice and round shifts to whole pixels.
+    One affine map an image, p' = T · R(angle) · Shear · scale · Flip · p about the centre. torchvision's RandomRotation
+    and RandomAffine sample twice and shift by whole pixels: so does `whole_pixels`.
     """
     s = settings.strength
-    geometry = (settings.rotation, settings.translation, settings.scale, settings.shear, settings.flip)
-    if s > 0 and any(geometry):
+    if s == 0:
+        return images
+    if any((settings.rotation, settings.translation, settings.scale, settings.shear)):
         images = _affine(images, s, settings, generator)
-    if s > 0 and settings.erasing > 0:
+    elif settings.flip:
+        draw = torch.rand(len(images), generator=generator, device=images.device)
+        images = torch.where((draw < s * settings.flip)[:, None, None, None], images.flip(-1), images)
+    if crop := round(s * settings.crop):
+        shifts = torch.randint(-crop, crop + 1, (2, len(images)), generator=generator, device=images.device)
+        images = shifted(images, shifts, crop, "reflect" if settings.reflect else "constant")
+    if settings.erasing > 0:
         images = _erase(images, s * settings.erasing, generator)
     return images
+
+
+def shifted(images: Tensor, shifts: Tensor, most: int, padding: str = "constant") -> Tensor:
+    """Return the images moved right and down by `shifts`, whole pixels (2, N) from -`most` to `most`.
+
+    As a random crop of the padded image (He et al. 2016, arXiv:1512.03385, section 4.2). `padding` is "constant" for
+    black, or "reflect".
+    """
+    height, width = images.shape[2:]
+    padded = functional.pad(images, (most,) * 4, mode=padding)
+    device = images.device
+    rows = torch.arange(height, device=device) + most - shifts[1, :, None]
+    columns = torch.arange(width, device=device) + most - shifts[0, :, None]
+    number = torch.arange(len(images), device=device)
+    return padded[number[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _affine(images: Tensor, s: float, settings: Augmentation, generator: torch.Generator) -> Tensor:
@@ -50,10 +73,15 @@ def _affine(images: Tensor, s: float, settings: Augmentation, generator: torch.G
     row_x = mirror * torch.stack((cos + shear * sin, sin - shear * cos)) / scale
     row_y = torch.stack((-sin, cos)) / scale
     linear = torch.stack((row_x, row_y))  # (2, 2, N)
-    offset = -(linear * shift).sum(1, keepdim=True)
+    pixels = torch.zeros_like(shift) if settings.whole_pixels else shift
+    offset = -(linear * pixels).sum(1, keepdim=True)
     theta = torch.cat((linear, offset), 1).permute(2, 0, 1)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode=SAMPLED, align_corners=False)
+    images = functional.grid_sample(images, grid, mode=SAMPLED, align_corners=False)
+    if settings.whole_pixels:
+        side = images.shape[-1]
+        images = shifted(images, (shift * side / 2).round().long(), math.ceil(settings.translation * side))
+    return images
 
 
 def _erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:

@@ -40,6 +40,7 @@ MARGIN = 1.15
 CONTEXT_BYTES, FRAGMENTATION = 600 << 20, 1.3
 # Of the machine's: what Ray's own processes take, a process with torch, and what a worker has beside it.
 RAY_BYTES, TORCH_BYTES, WORKER_BYTES = 2 << 30, 512 << 20, 256 << 20
+RAY_LEAST = 512 << 20  # without which none is even tried
 MEASURED = 4  # networks at most, so that measuring ends
 
 
@@ -102,6 +103,9 @@ def _choose_for_cpu(meter: _Meter, cores: int | None, precision: Precision | Non
     with _processes(workers) as (pool, import_seconds):
         precision = precision or meter.precision(pool, False)
         memory = meter.memory(pool, precision, total)[0] + WORKER_BYTES
+        if room + RAY_BYTES < RAY_LEAST + memory:
+            got, must = (f"{size / 2**30:.1f} GiB" for size in (room + RAY_BYTES, RAY_LEAST + memory))
+            raise UsageError(f"memory: got {got} free, must be {must} for Ray and one trial; close other programs")
         slots_of = {each: max(1, min(total // each, workers, room // memory)) for each in range(1, total + 1)}
         powers = (2**n for n in range(total.bit_length()))
         choices = [cores] if cores else sorted({*powers, total // slots_of[1]})
@@ -143,6 +147,7 @@ class _Meter:
         self.work = {name: flops(model) for name, model in self.models.items()}
         self.networks = spread(self.work)
         self.costliest = self.networks[0]
+        self.largest = max(self.models, key=lambda name: activations(self.models[name]))
         self.batch_size = _batch_size(space)
         self.largest_batch = min(_largest_batch(space), space.split.train)
 
@@ -151,7 +156,7 @@ class _Meter:
 
     def memory(self, pool: ProcessPoolExecutor, precision: Precision, cores: int) -> tuple[int, int]:
         """Return the bytes that the largest trial takes, and of a GPU the bytes that are free. Raises UsageError."""
-        name = max(self.models, key=lambda name: activations(self.models[name]))
+        name = self.largest
         try:
             return pool.submit(peak_memory, self.models[name], self.largest_batch, precision, cores).result()
         except (BrokenProcessPool, MemoryError, RuntimeError) as error:  # killed by the kernel; torch raises the last
@@ -190,10 +195,14 @@ class _Meter:
 def _processes(count: int) -> Iterator[tuple[ProcessPoolExecutor, float]]:
     """Start so many fresh processes; give them, all ready, and the seconds that took.
 
-    Raises UsageError where one is killed.
+    Raises UsageError where one is killed, or where they cannot wait for each other.
     """
     context, started = multiprocessing.get_context("spawn"), time.perf_counter()
-    with ProcessPoolExecutor(count, context, initializer=ready, initargs=(context.Barrier(count),)) as pool:
+    try:
+        barrier = context.Barrier(count)
+    except OSError as error:  # Python's semaphores are files
+        raise UsageError(f"/dev/shm: got {error.strerror}, must be a folder to write to") from error
+    with ProcessPoolExecutor(count, context, initializer=ready, initargs=(barrier,)) as pool:
         try:
             list(pool.map(abs, range(count)))  # the executor starts a process for each job that waits
             yield pool, time.perf_counter() - started

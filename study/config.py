@@ -51,10 +51,12 @@ class ResNet:
 
 @dataclass(frozen=True)
 class FashionCNN:
-    """Three convolutions with pooling, two hidden layers, dropout: the second source's network."""
+    """Blocks of convolutions with pooling, hidden layers, dropout; by default the second source's network."""
 
     name: str = "fashion_cnn"
-    channels: tuple[int, ...] = within(1, 2048, default=(32, 64, 128))
+    channels: tuple[int, ...] = within(1, 2048, default=(32, 64, 128))  # of each block
+    convolutions: int = within(1, 4, default=1)  # in each block
+    kernel: int = within(1, 7, default=3)  # side in pixels, odd
     hidden: tuple[int, ...] = within(1, 8192, default=(256, 128))
     dropout: float = within(0, 1, open_high=True, default=0.25)
 
@@ -89,10 +91,22 @@ class AdamW:
 
 
 @dataclass(frozen=True)
+class RMSprop:
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5), `weight_decay` added to the gradient (L2)."""
+
+    name: str = "rmsprop"
+    lr: float = within(0, 100, open_low=True, default=1e-3)
+    alpha: float = within(0, 1, open_high=True, default=0.99)  # decay of the mean square
+    momentum: float = within(0, 1, open_high=True, default=0.0)
+    weight_decay: float = within(0, 1, default=0.0)
+
+
+@dataclass(frozen=True)
 class Constant:
-    """The learning rate stays as it is."""
+    """The learning rate stays as it is, after `warmup`: a share of all steps in which it rises linearly."""
 
     name: str = "none"
+    warmup: float = within(0, 1, open_high=True, default=0.0)
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,7 @@ class Step:
     name: str = "step"
     step_size: int = within(1, 10_000, default=5)
     gamma: float = within(0, 1, open_low=True, default=0.1)
+    warmup: float = within(0, 1, open_high=True, default=0.0)
 
 
 @dataclass(frozen=True)
@@ -109,11 +124,24 @@ class Cosine:
     """Cosine annealing from the learning rate to 0 at the last step (Loshchilov & Hutter 2017)."""
 
     name: str = "cosine"
+    warmup: float = within(0, 1, open_high=True, default=0.0)
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """One cycle (Smith & Topin 2019, arXiv:1708.07120): up to the learning rate by a cosine, and down by another.
+
+    `warmup` is the share of all steps in which it rises, from a 25th. It ends at the start divided by `final_division`.
+    """
+
+    name: str = "one_cycle"
+    warmup: float = within(0, 1, open_low=True, open_high=True, default=0.3)
+    final_division: float = within(1, 1e6, default=1e4)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to each training image; every maximum is multiplied by `strength`."""
+    """Random changes to each training image; the maxima and probabilities are multiplied by `strength`."""
 
     strength: float = within(0, 1, default=0.0)
     rotation: float = within(0, 180, default=0.0)  # degrees, drawn from ±
@@ -122,11 +150,22 @@ class Augmentation:
     shear: float = within(0, 89, default=0.0)  # degrees, horizontal, drawn from ±
     flip: float = within(0, 1, default=0.0)  # probability of a horizontal flip
     erasing: float = within(0, 1, default=0.0)  # probability of erasing a rectangle
+    crop: int = within(0, 27, default=0)  # whole pixels, drawn from ±, both directions
+    reflect: bool = False  # what a crop moves in is the mirror image, else black
+    whole_pixels: bool = False  # translate by whole pixels after the other changes, as torchvision's two transforms do
+
+    @property
+    def idle(self) -> bool:
+        """Whether it changes no image."""
+        return self.strength == 0 or not any(getattr(self, name) for name in MAXIMA)
+
+
+MAXIMA = ("rotation", "translation", "scale", "shear", "flip", "erasing", "crop")  # and probabilities, of augmentation
 
 
 Model = ResNet | FashionCNN
-Optimizer = SGD | Adam | AdamW
-Schedule = Constant | Step | Cosine
+Optimizer = SGD | Adam | AdamW | RMSprop
+Schedule = Constant | Step | Cosine | OneCycle
 
 MODELS: dict[str, Model] = {
     "resnet": ResNet(name="resnet"),
@@ -137,8 +176,8 @@ MODELS: dict[str, Model] = {
 # A name that stands for certain sizes keeps them; networks of other sizes go by the name of their family.
 FIXED_SIZES = dict.fromkeys(("resnet18", "three_block"), ("blocks", "widths", "stem"))
 SIZES = ("widths", "stem", "channels", "hidden")  # what a width multiplier multiplies
-OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "adamw": AdamW()}
-SCHEDULES: dict[str, Schedule] = {"none": Constant(), "step": Step(), "cosine": Cosine()}
+OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "adamw": AdamW(), "rmsprop": RMSprop()}
+SCHEDULES: dict[str, Schedule] = {"none": Constant(), "step": Step(), "cosine": Cosine(), "one_cycle": OneCycle()}
 
 
 @dataclass(frozen=True)
@@ -152,13 +191,17 @@ class TrialConfig:
     epochs: int = within(1, 10_000, default=15)
     batch_size: int = within(2, 60_000, default=128)
     label_smoothing: float = within(0, 1, open_high=True, default=0.0)
+    mixup: float = within(0, 10, default=0.0)  # α of the mixing ratio; 0 mixes nothing
+    cutmix: float = within(0, 10, default=0.0)
+    ema: float = within(0, 1, open_high=True, default=0.0)  # decay of averaged weights a step; 0 averages nothing
+    flip_test: bool = False  # predict with the mean of the logits of an image and its mirror image
     mean: float = within(0, 1, default=0.2860)  # pixels in [0, 1] are normalised as (x - mean) / std
     std: float = within(0, 1, open_low=True, default=0.3530)
 
     @property
     def config_id(self) -> str:
         """Ten hexadecimal digits that name this configuration: equal for equal values, on every machine."""
-        return hashlib.sha256(json.dumps(to_dict(self), sort_keys=True).encode()).hexdigest()[:10]
+        return hashlib.sha256(json.dumps(_identity(to_dict(self)), sort_keys=True).encode()).hexdigest()[:10]
 
     @property
     def label(self) -> str:
@@ -170,6 +213,12 @@ class TrialConfig:
         return f"{model} {self.optimizer.name} lr={self.optimizer.lr:.2g}{schedule}"
 
 
+# Fields that configurations had not at first, with their defaults.
+LATER: dict[str, Any] = {
+    "convolutions": 1, "kernel": 3, "warmup": 0.0, "crop": 0, "reflect": False, "whole_pixels": False, "mixup": 0.0,
+    "cutmix": 0.0, "ema": 0.0, "flip_test": False,
+}  # fmt: skip
+
 COMPONENTS: dict[str, dict[str, Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 
@@ -177,6 +226,12 @@ def to_dict(config: Any) -> dict[str, Any]:
     """A config (or one of its parts) as JSON-ready values: tuples become lists."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return values
+
+
+def _identity(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values without those that came later and are at their default, so that ids stay as they were."""
+    parts = {key: _identity(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in parts.items() if key not in LATER or value != LATER[key]}
 
 
 def from_dict(values: dict[str, Any]) -> TrialConfig:

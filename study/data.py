@@ -43,6 +43,8 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 ENVIRONMENT_VARIABLE = "FASHION_MNIST_DIR"
 SIDE = 28
 SILENT_S = 30.0  # that a download may say nothing
+PLACES = (".", "FashionMNIST/raw", "raw")  # in a folder that is named: the last two are torchvision's
+PACKED = b"\x1f\x8b"  # how a gzip file begins, whatever its name: browsers unpack, and keep the name
 
 # SHA-256 of the unpacked content: distributions pack the same bytes differently.
 CHECKSUMS = {
@@ -87,32 +89,46 @@ def load(data_dir: Path | None = None) -> FashionMNIST:
 
     Looked for in `data_dir`, in $FASHION_MNIST_DIR, in the cache and in Debian's folder, as IDX files, packed with
     gzip or not. A place that was named (argument or variable) and does not hold it is an error; else it is
-    downloaded by torchvision, else taken out of Debian's package, into the cache. Raises DataError.
+    downloaded by torchvision, else taken out of Debian's package, and kept in the cache where that can be written.
+    Raises DataError.
     """
     named = data_dir or (Path(os.environ[ENVIRONMENT_VARIABLE]) if os.environ.get(ENVIRONMENT_VARIABLE) else None)
     if named is not None:
-        if not _holds(named):
+        if lacking := _lacking(named):
             origin = "--data-dir" if data_dir else f"${ENVIRONMENT_VARIABLE}"
-            raise DataError(f"{origin}: got {named}, must be a folder with the IDX files {', '.join(CHECKSUMS)}")
+            got = f"{named} without {', '.join(lacking)}" if os.path.isdir(named) else f"{named}, which is no folder"
+            must = f"a folder with the IDX files {', '.join(CHECKSUMS)}, in it or in FashionMNIST/raw, packed or not"
+            raise DataError(f"{origin}: got {got}, must be {must}; without it they are looked for, or fetched")
         return _read(named, "put back the published one")
     cache = _cache()
     for folder in (cache, DEBIAN_FOLDER):
-        if _holds(folder):
+        if not _lacking(folder):
             return _read(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        _fetch(Path(temporary))
+        found = _read(Path(temporary), "fetch it again")
+        try:
+            _adopt(Path(temporary), cache)
+        except OSError as error:
+            print(f"Fashion-MNIST is not kept for later runs: {error}. See --data-dir", file=sys.stderr)
+    return found
+
+
+def _fetch(folder: Path) -> None:
+    """Put the four files into the folder. Raises DataError."""
     problems = []
     print("Fashion-MNIST is not on this machine: fetching it, 30 MiB", file=sys.stderr)
     for fetch in (_from_torchvision, _from_debian):
-        problem = fetch(cache)
+        problem = fetch(folder)
         if problem is None:
             break
         problems.append(problem)
-    if not _holds(cache):
+    if _lacking(folder):
         raise DataError(
             "Fashion-MNIST: not found and not fetched:\n  "
             + "\n  ".join(problems)
             + f"\n  Install the package {DEBIAN_PACKAGE}, or name a folder that holds it with --data-dir."
         )
-    return _read(cache)
 
 
 def split(data: FashionMNIST, train: int, validation: int, test: int, seed: int) -> Splits:
@@ -166,29 +182,36 @@ def _cache() -> Path:
     return user_cache() / "fashion-mnist"
 
 
-def _holds(folder: Path) -> bool:
-    return all(_find(folder, name) for name in CHECKSUMS)
+def _lacking(folder: Path) -> list[str]:
+    """Return the names of the files that are not in the folder."""
+    return [name for name in CHECKSUMS if not _find(folder, name)]
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    return None
+def _find(folder: Path, name: str) -> list[Path]:
+    """Return the files of a folder that may be the one of that name, packed or not."""
+    names = (name, f"{name}.gz", name.replace("-idx", ".idx"), f"{name.replace('-idx', '.idx')}.gz")
+    paths = [folder / at / known for at in PLACES for known in names]
+    return [path for path in paths if os.path.isfile(path)]  # False too where the folder cannot be read
 
 
 def _read(folder: Path, way_on: str = "delete it to fetch it again") -> FashionMNIST:
+    """Return the arrays of the files in a folder that lacks none. Raises DataError where none has the right bytes."""
     arrays = []
     for name, expected in CHECKSUMS.items():
-        path = _find(folder, name) or folder / name
-        try:
-            content = path.read_bytes()
-            content = gzip.decompress(content) if path.suffix == ".gz" else content
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError(f"{path}: got {error}, must be a readable IDX file; {way_on}") from error
-        found = hashlib.sha256(content).hexdigest()
-        if found != expected:
-            raise DataError(f"{path}: got SHA-256 {found}, must be {expected}; {way_on}")
+        problems = []
+        for path in _find(folder, name):
+            try:
+                content = path.read_bytes()
+                content = gzip.decompress(content) if content.startswith(PACKED) else content
+            except (OSError, EOFError, ValueError, zlib.error) as error:
+                problems.append(f"{path}: got {error}, must be a readable IDX file; {way_on}")
+                continue
+            found = hashlib.sha256(content).hexdigest()
+            if found == expected:
+                break
+            problems.append(f"{path}: got SHA-256 {found}, must be {expected}; {way_on}")
+        else:
+            raise DataError(problems[0])
         dimensions = content[3]
         array = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
         arrays.append(array.reshape(-1, SIDE, SIDE) if dimensions == 3 else array)
@@ -240,7 +263,6 @@ def _run(command: list[str], folder: str) -> str | None:
 def _adopt(source: Path, cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     for name in CHECKSUMS:
-        path = _find(source, name)
-        if path is None:
+        if not (found := _find(source, name)):
             raise OSError(f"no {name} in what was fetched")
-        write_whole(cache / path.name, path.read_bytes())
+        write_whole(cache / found[0].name, found[0].read_bytes())

@@ -23,6 +23,9 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.constants import TUNE_ENV_VARS
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -200,7 +203,9 @@ class Recorder(tune.Callback):
             return
         error, text = _failure(trial)
         files.write_whole(records.trial_folder(self.study, record) / "error.txt", text.encode())
-        self._end(replace(record, status="failed", stop_reason="error", error=error))
+        # Tune tells of no start where the worker died before it.
+        attempts = record.attempts + self.given_back[_id(trial)] + (_id(trial) not in self.live)
+        self._end(replace(record, status="failed", stop_reason="error", error=error, attempts=attempts))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # see TrialQueue
@@ -338,6 +343,19 @@ def slots_of(resources: Resources) -> int:
     return slots
 
 
+tunes_task_failed = RayActorManager._actor_task_failed
+
+
+def _task_failed(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+    """Have Tune start a trial again whose worker Ray ended for memory: it knows other ways to die only, and raises."""
+    if isinstance(exception, OutOfMemoryError):
+        exception = RayActorError(error_msg=str(exception))
+    tunes_task_failed(self, tracked_actor_task, exception)
+
+
+RayActorManager._actor_task_failed = _task_failed  # type: ignore[method-assign]
+
+
 def _raise_os_error(trial: TuneTrial) -> None:
     """A full or lost disk is no fault of the trial that met it: the study stops, and the trial is not used up."""
     found = re.match(r"""\w+: \[Errno (\d+)\] ([^:\n]+?)(?:: (['"])(.+?)\3)?( \(|$)""", _failure(trial)[0])
@@ -352,6 +370,8 @@ def _failure(trial: TuneTrial) -> tuple[str, str]:
     """What was raised last and where, `KeyError: 'weights' (trainer.py:150, in load)`, and the traceback."""
     noted = Path(str(trial.error_file)).read_text(encoding="utf-8", errors="replace")  # all failures, by Tune
     text = re.split(r"^Failure # .*\n", re.sub(r"\x1b\[\d*m", "", noted), flags=re.MULTILINE)[-1].strip()
+    if full := cluster.out_of_memory(text):
+        return full, text + "\n"
     *_, frame = [None, *re.finditer(r'^  File "(.+)", line (\d+), (in .+)$', text, re.MULTILINE)]
     raised = re.search(r"^\S.*", text[frame.end() if frame else 0 :], re.MULTILINE | re.DOTALL)
     where = f" ({Path(frame[1]).name}:{frame[2]}, {frame[3]})" if frame else ""
@@ -367,6 +387,8 @@ def quiet() -> None:
 
     The study has its own progress display and its own records.
     """
+    for name in TUNE_ENV_VARS:  # of the user's other studies: some end a run, others hold its results back
+        os.environ.pop(name, None)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"  # no snapshots but two: they are a fourth of what memory grows by
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"

@@ -6,20 +6,23 @@ checked as well, and no link is followed out of a study's folder.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import errno
 import functools
 import glob
 import hashlib
+import io
 import json
 import os
 import platform
 import re
 import shlex
+import sys
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TextIO, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import psutil
 
@@ -36,6 +39,8 @@ WAY_ON = dict.fromkeys(("trial.json", *LEFT), AGAIN) | {
     "scale.json": "; put back the old one, or begin another study with another --name",
     "best.pt": "; delete it, and the page is made without this network's maps",
 }
+PLAIN = "study.plain"  # how a stream names what `plain_signs` registers
+SIGNS = {"✓": "+", "✗": "x", "·": ".", "≠": "!=", "↻": "again:", "×": "x", "–": "-", "−": "-", "…": "...", "±": "+-"}
 
 
 class RecordError(ValueError):
@@ -48,6 +53,41 @@ class RecordError(ValueError):
 def printable(text: str) -> str:
     """The text in one line, in which nothing acts in a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def counted(number: int, what: str) -> str:
+    """Return `1 trial` or `1,024 trials`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def plain_signs() -> None:
+    """Let standard output and error take a plain sign for each that their encoding lacks, and raise for none.
+
+    Where one of the three streams was closed, /dev/null is in its place: the next file that is opened would be, and get
+    what is printed.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    codecs.register_error(PLAIN, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None where it was closed
+            stream.reconfigure(errors=PLAIN)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether lines that are printed there can be drawn anew, whatever FORCE_COLOR says, which CI often sets."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(SIGNS.get(sign) or ascii(sign)[1:-1] for sign in lacking), error.end
 
 
 def broken(path: Path, got: str, must: str) -> RecordError:

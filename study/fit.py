@@ -13,7 +13,7 @@ from study.probe import Speed, architecture, flops
 from study.search import Rule
 from study.space import Preview, Scale, Space, Split
 
-SHARE = 0.75  # of the time is planned for, because plans hold within a factor of 1.3
+SHARE = 0.7  # of the time is planned for, because plans hold within a factor of 1.3
 STEP = 100  # images
 
 
@@ -25,7 +25,7 @@ def fit(full: Space, rule: Rule, seconds: float, measure: Callable[[Space], Plan
     then its trials, each down to the least that the space's `preview` allows. The full study is returned where it fits,
     and the least preview where none does. `measure` returns the plan of a space, with the speeds of its networks.
     """
-    limit = SHARE * seconds
+    limit, whole = SHARE * seconds, full.with_budget(full.budget)
     scales = list(_smaller_and_smaller(full.preview))
     space = full.scaled(scales[0])
     plan = measure(space)
@@ -34,7 +34,7 @@ def fit(full: Space, rule: Rule, seconds: float, measure: Callable[[Space], Plan
         space = full.scaled(scales[min(smaller, len(scales) - 1)])
         return space, estimate(plan, space, rule)
     widths = [min(space.width * 2**n, full.preview.most.width) for n in range(1, 8)]
-    for wider in [*(full.scaled(replace(scales[0], width=width)) for width in dict.fromkeys(widths)), full]:
+    for wider in [*(full.scaled(replace(scales[0], width=width)) for width in dict.fromkeys(widths)), whole]:
         known = wider.width == space.width
         guess = plan if known else replace(plan, speeds=_by_operations(plan, space, wider))
         if estimate(guess, wider, rule).seconds > limit:

@@ -86,6 +86,18 @@ def room(folder: Path) -> str:
     return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free in {folder}"
 
 
+def interrupt_on_sigterm() -> None:
+    """From now on SIGTERM does what Ctrl-C does. For the main thread alone."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """As Ctrl-C does, which Tune may be waiting for; a script's job in the background ignores that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+
 def ignore_stops() -> dict[int, Any]:
     """From now on Ctrl-C and SIGTERM do nothing; returns what they did before. For the main thread alone."""
     return {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -118,7 +130,7 @@ def new_folder() -> str:
 
 def clean_up(folder: str, driver: int) -> None:
     """Kill every process but the driver that belongs to the folder, and remove it."""
-    while left := [one for one in psutil.process_iter() if one.pid != driver and _belongs(one, folder)]:
+    while left := [one for one in psutil.process_iter() if one.pid != driver and belongs(one, folder)]:
         for process in left:
             with suppress(psutil.NoSuchProcess):  # by now
                 process.kill()
@@ -126,7 +138,8 @@ def clean_up(folder: str, driver: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _belongs(process: psutil.Process, folder: str) -> bool:
+def belongs(process: psutil.Process, folder: str) -> bool:
+    """Return whether a process was started within `cleaned_up`, whose folder this is, or writes a log there."""
     try:
         # Some of Ray's processes write their title over their environment, but all write logs.
         return process.environ().get(SCRATCH) == folder or any(

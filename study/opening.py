@@ -11,13 +11,18 @@ import fcntl
 import os
 import platform
 import re
+import resource
 import shutil
 import socket
+import struct
+import sys
 import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, TextIO
 
 import psutil
@@ -28,14 +33,29 @@ from study.space import Budget, Fidelity, Preview, Scale, Space
 EXTENSION = ("trials", "seeds", "time_budget")  # what --extend may change
 ANY_RUN = ("results", "data_dir", "address", "dry_run")  # options that no study keeps to
 SCALE = "scale.json"  # beside space.yaml: what a preview was fitted to
+RESULTS = Path("results")  # the default of --results, and this very object where it was not typed
 REACH_S = 10.0
 DEFAULT_FIT_S = 600.0  # of a study on a machine without a GPU
+ADDRESS_BYTES, THREADS = 8 << 30, 400  # what a process of a study on two cores maps at most, and what all start
+LIMITS = (
+    ("v", resource.RLIMIT_AS, ADDRESS_BYTES, "Ray and torch map far more than they use"),
+    ("f", resource.RLIMIT_FSIZE, 2 << 30, "Ray's shared memory is a file"),
+)
+# Settings of torch's memory, of which it reads the first that is set as it is loaded.
+ALLOCATORS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+ALLOCATOR = re.compile(r"(\s*[^\s:,\[\]]+\s*:\s*(\[[^\[\]]*\]|[^:,\[\]]+)(,|$))*\s*")
+# What decides which file an import finds, and how it is run.
+OF_IMPORTS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MARKS = "1 to 100 letters, digits, '.', '_' or '-', of which a letter or digit comes first"
 
 
 class UsageError(ValueError):
     """What was asked for cannot be; the message names the option, what it got and what it must be."""
+
+
+class _Busy(UsageError):
+    """Another run has the study's folder."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +94,17 @@ class Study:
 
 def open_study(arguments: argparse.Namespace) -> Study:
     """The study that the command line means; writes nothing. Raises SpaceError, UsageError or RecordError."""
+    for option in ("resume", "extend"):
+        if name := getattr(arguments, option):
+            arguments.results, name = place(f"--{option}", name, arguments.results)
+            setattr(arguments, option, name)
     for option in ("resume", "extend", "name"):
         name = getattr(arguments, option)
         if name is not None and not NAME.fullmatch(name):
             raise UsageError(f"--{option}: got {name!r}, must be {MARKS}")
     if arguments.address:
         _reach(arguments.address)
+        _check_token()
     if arguments.space is not None:
         return _new(arguments)
     return _earlier(arguments, arguments.resume or arguments.extend)
@@ -95,27 +120,127 @@ def _reach(address: str) -> None:
         raise UsageError(f"--address: got {got}, must be a Ray cluster that runs") from error
 
 
+def token_path() -> Path:
+    """Return the file in which Ray looks for this user's token, unless $RAY_AUTH_TOKEN holds it."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(named) if named else Path(os.environ.get("HOME") or ".", ".ray", "auth_token")
+
+
+def _check_token() -> None:
+    """Raise UsageError where Ray finds no token of this user, which it would say once all is measured."""
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # seconds to import
+    from ray.exceptions import AuthenticationError
+
+    AuthenticationTokenLoader.instance().reset_cache()  # that of an earlier Ray of this process
+    try:
+        there = AuthenticationTokenLoader.instance().has_token()
+    except AuthenticationError:  # $RAY_AUTH_TOKEN_PATH leads nowhere
+        there = False
+    if not there:
+        must = "the token that the cluster was started with: copy it there, or set RAY_AUTH_TOKEN_PATH"
+        raise UsageError(f"--address: got no token in {token_path()}, must be {must}")
+
+
+def place(option: str, name: str, results: Path) -> tuple[Path, str]:
+    """Return the results folder and the name of a study, which is given by its name or, as by Tab, by its path.
+
+    Raises UsageError where the path leads to another folder than --results.
+    """
+    path = Path(name)
+    if "/" not in name or (path.parent == Path() and not os.path.exists(path / "study.json")):
+        return results, name.rstrip("/")
+    if results is not RESULTS and path.parent.resolve() != results.resolve():
+        raise UsageError(f"{option}: got {name} and --results {results}, must be in one folder; leave out --results")
+    return path.parent, path.name
+
+
+def check_surroundings(module: str) -> None:
+    """Raise UsageError where other packages hide this program's, where what is typed is no text, or where the
+    environment holds what torch cannot read.
+    """
+    for name in ("study", "analysis"):
+        package, folder = sys.modules.get(name), Path(__file__).parent.with_name(name)
+        if package is not None and folder.resolve() not in (Path(at).resolve() for at in package.__path__):
+            got = f"got {next(iter(package.__path__))}, must be {folder}"
+            raise UsageError(f"{name}: {got}, which it hides: type python -P -m {module} …, or go to another folder")
+    for name in ALLOCATORS:
+        if not ALLOCATOR.fullmatch(got := os.environ.get(name, "")):
+            raise UsageError(f"{name}: got {got!r}, must be as in key:value,key:value, or torch aborts")
+    for word in psutil.Process().cmdline():  # Ray notes them
+        if any("\ud800" <= sign <= "\udfff" for sign in word):
+            raise UsageError(f"{word}: got bytes that are no text here, must be UTF-8: set PYTHONUTF8=1, or rename it")
+
+
+def broken_library(error: Exception) -> str | None:
+    """Return what to say of an error if an installed library raised it while it was imported; else None.
+
+    As where a library that it needs is missing, or where the environment holds a setting that it refuses.
+    """
+    ours = [Path(__file__).parents[1] / name for name in ("study", "analysis")]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    theirs: list[FrameType] = []
+    while frames and not any(Path(frames[-1].f_code.co_filename).is_relative_to(folder) for folder in ours):
+        theirs.append(frames.pop())
+    if not (theirs and theirs[-1].f_code.co_name == "<module>"):
+        return None
+    library = str(theirs[-1].f_globals["__name__"]).partition(".")[0]
+    line = next((line for line in str(error).splitlines() if line.strip()), "")
+    settings = [name for name in os.environ if name.startswith(f"{library.upper()}_") or name in OF_IMPORTS]
+    of_them = f"; the environment sets {', '.join(sorted(settings))}" if settings else ""
+    return f"{library}: got {type(error).__name__} ({line}), must be a library that can be imported{of_them}"
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
+def claimed(study: Study, numbered: bool) -> Iterator[tuple[Study, int]]:
+    """Lock the study's folder; gives the study and what `locked` gives.
+
+    `numbered`: nobody has named the study, and it takes another number where another run was first. Raises UsageError.
+    """
+    with ExitStack() as stack:
+        while True:
+            try:
+                lock = stack.enter_context(locked(study.folder, new=numbered))
+                break
+            except _Busy:
+                if not numbered:
+                    raise
+                results = study.folder.parent
+                study = replace(study, folder=results / _free_name(results, study.space.name))
+        yield study, lock
+
+
+@contextmanager
+def locked(folder: Path, new: bool = False) -> Iterator[int]:
     """Keep a second run out of the folder while this one lasts; gives the lock's file descriptor. Raises UsageError.
 
     The lock ends with the last process that has the file open: where a run was killed, when it has been cleaned up. A
-    folder made for a study that was never begun is removed.
+    folder made for a study that was never begun is removed, and those made above it. `new`: the folder must not exist.
     """
-    ours = not folder.exists() or (folder / ".lock").exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    ours = bool(made) or (folder / ".lock").exists()
+    busy = _Busy(f"{folder.name}: another run is working on it; wait for it, or begin one with another --name")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=not new)
         file = (folder / ".lock").open("a+")
     except OSError as error:
+        if new and isinstance(error, FileExistsError) and folder.is_dir():
+            raise busy from error
         raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be a folder to write to") from error
-    busy = UsageError(f"{folder.name}: another run is working on it; wait for it, or begin one with another --name")
     with file:
-        while not _taken(file):
+        try:
+            taken = _taken(file)
+        except OSError as error:
+            if made:
+                _remove(made)
+            must = "on a file system with locks: mount it with them (Lustre: -o flock), or name another folder"
+            raise UsageError(f"--results: got {folder.parent} ({error.strerror}), must be {must}") from error
+        while not taken:
             file.seek(0)
             host, _, process = file.read().partition(" ")
             if host != platform.node() or not re.fullmatch(r"\d{1,9}", process) or psutil.pid_exists(int(process)):
                 raise busy
             time.sleep(0.1)  # it was killed; what it left is being cleaned up
+            taken = _taken(file)
         try:
             ours_still = os.path.samestat(os.fstat(file.fileno()), (folder / ".lock").stat())
         except FileNotFoundError:
@@ -130,16 +255,32 @@ def locked(folder: Path) -> Iterator[int]:
             yield file.fileno()
         finally:
             if ours and not (folder / "study.json").exists():
-                (folder / ".lock").unlink(missing_ok=True)
-                with suppress(OSError):  # there is something in it
-                    folder.rmdir()
+                _remove(made or [folder])
+
+
+def _remove(folders: list[Path]) -> None:
+    """Remove a study's folder that holds its lock alone, and then those made above it."""
+    (folders[0] / ".lock").unlink(missing_ok=True)
+    with suppress(OSError):  # there is something in it
+        for folder in folders:
+            folder.rmdir()
 
 
 def _taken(lock: TextIO) -> bool:
+    """Take the lock if it is free. Raises OSError where the file system has none.
+
+    Either kind belongs to the open file, which the process that cleans up keeps open, and not to a process.
+    """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:  # Lustre, some NFS and FUSE
+        whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        try:
+            fcntl.fcntl(lock, fcntl.F_OFD_SETLK, whole)
+        except (BlockingIOError, PermissionError):  # POSIX allows either
+            return False
     return True
 
 
@@ -150,6 +291,27 @@ def check_disk(folder: Path, needed: int) -> None:
         raise UsageError(f"--results: got {folder.parent}, must be a folder to write to")
     if (free := shutil.disk_usage(at).free) < needed:
         raise UsageError(f"--results: got {free / 2**20:,.0f} MiB free at {at}, must be {needed / 2**20:,.0f} MiB")
+
+
+def check_limits() -> None:
+    """Raise UsageError where the shell's or a control group's limits would have Ray abort, and this process with it, or
+    where its processes could not reach each other.
+    """
+    for option, limit, least, why in LIMITS:
+        got, _ = resource.getrlimit(limit)
+        if got != resource.RLIM_INFINITY and got < least:
+            raise UsageError(f"ulimit -{option}: got {got >> 10}, must be at least {least >> 10} or unlimited: {why}")
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), REACH_S).close()
+    except OSError as error:  # Ray would wait for minutes
+        met = f"got {error.strerror or error}, must be reached by programs here: switch the loopback interface on"
+        raise UsageError(f"127.0.0.1: {met}") from error
+    threads = provenance.free_threads()
+    if threads is not None and threads < THREADS:
+        found = f"{threads} processes and threads that may still be started"
+        must = f"at least {THREADS}, which Ray starts"
+        raise UsageError(f"ulimit -u, or a container's limit: got {found}, must be {must}")
 
 
 def _new(arguments: argparse.Namespace) -> Study:
@@ -187,9 +349,10 @@ def _kept_scale(path: Path) -> Scale:
 
 
 def fitted(study: Study, space: Space) -> Study:
-    """Return the study at the scale of a space. Raises UsageError where its trials are of another."""
-    settings = replace(study.settings, fidelity=space.fidelity, scale=space.scale)
-    space = _at_scale(study.space, space.fidelity, space.scale)  # less than the space's file has, whatever was typed
+    """Return the study with a space at its scale. Raises UsageError where the study's trials are of another."""
+    scale = space.scale if study.unfitted and space.fidelity == "preview" else study.settings.scale
+    settings = replace(study.settings, fidelity=space.fidelity, scale=scale)
+    space = _at_scale(study.space, space.fidelity, scale)  # less than the space's file has, whatever was typed
     study = replace(study, space=space, settings=settings, unfitted=False)
     if study.folder.exists():
         _check_kept(study)
@@ -290,7 +453,7 @@ def _settings(arguments: argparse.Namespace, full: Space) -> tuple[Settings, Spa
         fidelity=space.fidelity,  # a preview that has less of nothing is the full study
         rule=arguments.scheduler or "asha",
         seed=arguments.seed or 0,
-        scale=space.scale,
+        scale=scale if space.fidelity == "full" else full.preview.most,
         fit_s=fidelity if isinstance(fidelity, float) else None,
         time_budget_s=arguments.time_budget,
         cores=cores,
@@ -324,13 +487,13 @@ def recorded_space(folder: Path, about: dict[str, Any]) -> Space:
     settings = about.get("settings") or {}
     if "scale" not in settings:  # of a study before previews were fitted
         space = full.at(about.get("fidelity") or "full")
-        return replace(space, budget=Budget(**about["budget"])) if "budget" in about else space
+        return space.with_budget(Budget(**about["budget"])) if "budget" in about else space
     return _at_scale(full, about["fidelity"], Scale.from_json(settings["scale"]))
 
 
 def _at_scale(full: Space, fidelity: Fidelity, scale: Scale) -> Space:
     """Return the space at a scale; that of a full study may have another budget than its file."""
-    return replace(full, budget=scale.budget) if fidelity == "full" else full.scaled(scale)
+    return (full if fidelity == "full" else full.scaled(scale)).with_budget(scale.budget)
 
 
 def _free_name(results: Path, stem: str) -> str:

@@ -101,7 +101,7 @@ def rest(
     completed = sum(record.status == "completed" for record in searched)
     budget = space.budget
     trials = 0 if search_over else max(0, budget.trials - len(searched))
-    epochs = 0.0 if search_over else expected_epochs(rule, budget.trials, space.epochs, len(searched), completed)
+    epochs = 0.0 if search_over else expected_epochs(rule, budget.trials, space.lengths, len(searched), completed)
     best = {record.config_id for record in candidates} if search_over else set()
     confirm = [record for record in ended if record.stage == "confirm"]
     confirmed: Counter[str | None] = Counter(r.arm for r in confirm if r.arm in space.arms)

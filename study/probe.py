@@ -82,7 +82,9 @@ def architecture(model: Model) -> str:
         sizes = (model.blocks, model.widths)
         rest = [f"stem {model.stem}"] * (model.stem != model.widths[0]) + ["plain"] * (not model.shortcut)
     else:
-        sizes, rest = (model.channels, model.hidden), []
+        sizes = (model.channels, model.hidden)
+        rest = [f"{model.convolutions} convolutions"] * (model.convolutions != 1)
+        rest += [f"kernel {model.kernel}"] * (model.kernel != 3)
     return " ".join([model.name, *("-".join(map(str, size)) for size in sizes), *rest])
 
 
@@ -143,7 +145,7 @@ def _affordable(model: Model, batch_size: int, precision: Precision, cores: int)
     few = min(FEW, batch_size)
     trainer = _trainer(model, few, few, few, precision, cores)
     trainer.run_epoch()
-    return min(batch_size, max(2 * FEW, int(LONGEST_S * trainer.run_epoch().images_per_s)))
+    return min(batch_size, max(4 * FEW, int(LONGEST_S * trainer.run_epoch().images_per_s)))
 
 
 def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int) -> tuple[int, int]:
@@ -154,10 +156,8 @@ def peak_memory(model: Model, batch_size: int, precision: Precision, cores: int)
     from two small steps half of it or thrice as much was extrapolated, for their peaks are the optimizer's.
     """
     if not torch.cuda.is_available():
-        images = _affordable(model, batch_size, precision, cores)
-        _trainer(model, images, images, min(images, EVALUATION_BATCH["cpu"]), precision, cores).run_epoch()
-        each = activations(model) * (2 if precision == "bf16" else 4)
-        return resident_memory() + each * (batch_size - images), 0
+        _trainer(model, batch_size, batch_size, min(batch_size, EVALUATION_BATCH["cpu"]), precision, cores).run_epoch()
+        return resident_memory(), 0
     torch.cuda.empty_cache()  # what was measured before in this process must not count
     torch.cuda.reset_peak_memory_stats()
     free = torch.cuda.mem_get_info()[0]

@@ -6,6 +6,8 @@ import hashlib
 import math
 import os
 import platform
+import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,16 +17,20 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from study import data, files, records
 from study.records import SCHEMA_VERSION, EpochRecord, Listener, Stage, TrialRecord
-from study.space import Space
+
+if TYPE_CHECKING:  # it needs Optuna, which processes that measure do without
+    from study.space import Space
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "pandas", "pyarrow", "scikit-learn")
-CGROUP = Path("/sys/fs/cgroup")
+PROCESS = Path("/proc/self")
+MEMORY_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")  # of control groups; the last of version 1
+OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # by which git tells its hooks of the repository they are of
 OF_A_RUN = ("command", "begun", "git", "versions", "hardware")  # of the last; the others' are in `earlier_runs`
 
 
@@ -153,28 +159,78 @@ def has_bf16() -> bool:
 
 
 def cores() -> int:
-    """Processor cores that this process may use: by its affinity, and by its container's quota, rounded up."""
-    quota, period, *_ = *(_words("cpu.max") or _words("cpu/cpu.cfs_quota_us") + _words("cpu/cpu.cfs_period_us")), "", ""
-    allowed = math.ceil(int(quota) / int(period)) if quota.isdecimal() and period.isdecimal() else math.inf
-    return max(1, int(min(len(os.sched_getaffinity(0)), allowed)))
+    """Processor cores that this process may use: by its affinity, and by its control groups' quotas, rounded up."""
+    found = [len(os.sched_getaffinity(0))]
+    for group in _control_groups("cpu"):
+        quota, period, *_ = *(_words(group / "cpu.max") or _quota(group)), "", ""
+        if quota.isdecimal() and period.isdecimal():
+            found.append(math.ceil(int(quota) / int(period)))
+    return max(1, min(found))
+
+
+def _quota(group: Path) -> list[str]:
+    return _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us")
 
 
 def free_memory() -> int:
-    """Bytes that new processes can have: what the machine has left, within what the container may still use."""
-    available = psutil.virtual_memory().available
-    limit = _words("memory.max") or _words("memory/memory.limit_in_bytes")
-    if not limit or not limit[0].isdecimal():
-        return available
-    stat = _words("memory.stat") or _words("memory/memory.stat")
-    reclaimable = int(dict(zip(stat[::2], stat[1::2], strict=False)).get("inactive_file", 0))
-    used = _words("memory.current") or _words("memory/memory.usage_in_bytes") or ["0"]
-    return min(available, int(limit[0]) - max(int(used[0]) - reclaimable, 0))
+    """Bytes that new processes can have: what the machine has left, within what every control group may still use."""
+    free = [psutil.virtual_memory().available]
+    for group in _control_groups("memory"):
+        limits = [word for name in MEMORY_LIMITS for word in _words(group / name)]
+        stat = _words(group / "memory.stat")
+        counts = dict(zip(stat[::2], stat[1::2], strict=False))
+        # Of version 1, `inactive_file` leaves out the groups below.
+        reclaimable = int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))
+        used = _words(group / "memory.current") or _words(group / "memory.usage_in_bytes") or ["0"]
+        free += [int(limit) - max(int(used[0]) - reclaimable, 0) for limit in limits if limit.isdecimal()]
+    return min(free)
 
 
-def _words(name: str) -> list[str]:
-    """The words of a control group's file, of version 2 or 1; none where it is not there."""
-    path = CGROUP / name
-    return path.read_text().split() if path.exists() else []
+def free_threads() -> int | None:
+    """Threads that this user's processes may still start, by `ulimit -u` and control groups; None without a limit."""
+    free = []
+    for group in _control_groups("pids"):
+        limit, used = _words(group / "pids.max"), _words(group / "pids.current")
+        if limit and used and limit[0].isdecimal():
+            free.append(int(limit[0]) - int(used[0]))
+    limit_of_user, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit_of_user != resource.RLIM_INFINITY and os.getuid():  # root is exempt
+        processes = psutil.process_iter(["uids", "num_threads"])
+        known = [found.info for found in processes if found.info["uids"]]  # /proc may hide other users' processes
+        mine = [info["num_threads"] or 0 for info in known if info["uids"].real == os.getuid()]
+        free.append(limit_of_user - sum(mine))
+    return min(free, default=None)
+
+
+def _control_groups(controller: str) -> Iterator[Path]:
+    """Folders of this process's control groups, version 2's and of version 1 the controller's, and of those above.
+
+    A limit of any of them holds: Slurm, systemd and Docker each set theirs at another level.
+    """
+    mounts = [line.split() for line in _lines("mountinfo")]
+    for line in _lines("cgroup"):
+        _, controllers, path = line.split(":", 2)
+        for _, _, _, root, at, *rest in mounts:
+            kind, *_, options = rest[rest.index("-") + 1 :]
+            first = kind == "cgroup" and {controller} <= {*options.split(",")} & {*controllers.split(",")}
+            if first or (kind == "cgroup2" and not controllers):
+                # A container sees its own group as the root, and may be told the path that it has outside.
+                known = Path(path).is_relative_to(root) and ".." not in path
+                inside = Path(path).relative_to(root) if known else Path()
+                yield from (Path(at) / part for part in (inside, *inside.parents))
+
+
+def _lines(name: str) -> list[str]:
+    path = PROCESS / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _words(path: Path) -> list[str]:
+    """The words of a control group's file; none where it is not there."""
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
 
 
 def typed(name: str | None = None) -> str:
@@ -183,6 +239,13 @@ def typed(name: str | None = None) -> str:
     if shutil.which(path.name) == str(path):
         return path.name
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def command(module: str, *arguments: str) -> str:
+    """Return what the user can type to run a module of this program in the current folder."""
+    # Elsewhere than in the project's own folder, what lies in the current one could hide its packages, without -P.
+    safely = [] if Path(__file__).parents[1].samefile(Path.cwd()) else ["-P"]
+    return shlex.join([typed(), *safely, "-m", module, *arguments])
 
 
 def versions() -> dict[str, str]:
@@ -207,14 +270,20 @@ def git_state(*besides: str) -> dict[str, Any]:
     """Commit of the code, and whether it, the spaces or `besides` had uncommitted changes; nulls outside a checkout."""
     root = Path(__file__).resolve().parent.parent
 
+    environment = {name: value for name, value in os.environ.items() if name not in OF_A_HOOK}
+    # Its code runs anyway, whoever owns it, as in a container; a repository around it need not be safe.
+    command = ["git", "-c", f"safe.directory={root}", "-C", str(root)]
+
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+            done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
+    # A folder that was copied or installed into another repository is no part of it.
+    ours = git("ls-files", "--error-unmatch", "study/provenance.py") is not None
+    commit = git("rev-parse", "HEAD") if ours else None
     changes = git("status", "--porcelain", "--", "study", "search_spaces", *besides)
     return {"commit": commit, "dirty": None if commit is None else bool(changes)}
 

@@ -9,7 +9,7 @@ results/<name>/study.json                      what ran, on what, from which com
                               error.txt        the traceback, where the trial failed for good
                               checkpoint.pt    the training state to go on from, gone when the trial has ended
                               best.pt          weights of the best validation epoch (confirm only)
-                              predictions.parquet   the test split as predicted by those weights (confirm only)
+                              predictions.parquet   the test split as predicted by those, and by the last epoch's
                search/optuna.journal           Optuna's storage
 
 What is read again is checked (files.py): each line of epochs.jsonl has a checksum of its own, and trial.json holds
@@ -45,6 +45,8 @@ from study.files import (
 # only with the version that began it.
 SCHEMA_VERSION = 3
 
+Weights = Literal["last", "best"]  # of the last epoch, as the sources took them, or of the best validation epoch
+WEIGHTS: tuple[Weights, ...] = ("last", "best")
 Stage = Literal["search", "confirm"]
 STAGES: tuple[Stage, ...] = ("search", "confirm")
 Status = Literal["pending", "running", "completed", "stopped", "diverged", "failed"]
@@ -99,6 +101,11 @@ class TrialRecord:
     train_loss_clean: float | None = None
     test_accuracy: float | None = within(0, 1, default=None)
     test_loss: float | None = None
+    # The same with the last epoch's weights.
+    train_accuracy_clean_last: float | None = within(0, 1, default=None)
+    train_loss_clean_last: float | None = None
+    test_accuracy_last: float | None = within(0, 1, default=None)
+    test_loss_last: float | None = None
 
     @property
     def config_id(self) -> str:

@@ -9,23 +9,36 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import re
-import shlex
-import signal
 import sys
+import time
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from rich.console import Console
 from rich.text import Text
 
 from study import data, files, provenance, records
 from study.files import RecordError
-from study.janitor import cleaned_up, ignore_stops, room, say_if_killed, undisturbed
-from study.opening import SCALE, Study, UsageError, check_disk, fitted, locked, open_study
+from study.janitor import cleaned_up, ignore_stops, interrupt_on_sigterm, room, say_if_killed, undisturbed
+from study.opening import (
+    RESULTS,
+    SCALE,
+    Study,
+    UsageError,
+    broken_library,
+    check_disk,
+    check_limits,
+    check_surroundings,
+    claimed,
+    fitted,
+    open_study,
+)
 from study.records import ENDED, TrialRecord
 from study.space_file import SpaceError
 
@@ -35,18 +48,22 @@ if TYPE_CHECKING:  # Ray and torch take seconds to import: bad input is answered
 
 FAULT, DISK = 70, 74  # EX_SOFTWARE and EX_IOERR of sysexits.h
 OF_LOSSES = ("torch", "numpy", "scikit-learn")  # libraries that they, or the split, depend on
+PLAN_HOLDS = 1.2  # what a stage takes at most, times its plan
 KEPT = "Nothing that ended is lost. To go on:"
 TIME = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    files.plain_signs()
     typed = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(typed)
-    console = Console(highlight=False)
+    console = Console(highlight=False, force_terminal=files.is_terminal(sys.stdout))
     study: Study | None = None
-    signal.signal(signal.SIGTERM, _interrupt)  # from the start, so that a stop cleans up at every time
+    interrupt_on_sigterm()  # from the start, so that a stop cleans up at every time
     try:
+        check_surroundings("study.run")
+        check_limits()
         study = open_study(arguments)
         loaded = data.load(arguments.data_dir)
         if arguments.dry_run:
@@ -54,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
                 study, _, plan, left = _plan(study)
                 _show_plan(console, study, plan, left, arguments.address)
             return 0
-        with locked(study.folder) as lock, cleaned_up(lock):
+        unnamed = arguments.space is not None and arguments.name is None
+        with claimed(study, unnamed) as (study, lock), cleaned_up(lock):
             if study.earlier:
                 study = open_study(arguments)  # a run that has ended meanwhile may have changed it
             elif (study.folder / "study.json").exists():
@@ -66,11 +84,15 @@ def main(argv: list[str] | None = None) -> int:
     except (SpaceError, UsageError, RecordError, data.DataError) as error:
         _tell(str(error))
         return 2
-    except (KeyboardInterrupt, SystemExit):  # the last by Ray, where it is stopped while it starts
+    # The second by Ray, where it is stopped while it starts; the last where what reads the output has ended.
+    except (KeyboardInterrupt, SystemExit, BrokenPipeError):
         with undisturbed():
             _tell(f"Interrupted. {_way_on(arguments, study, typed)}")
         return 130
     except Exception as error:
+        if why := broken_library(error):
+            _tell(why)
+            return 2
         with undisturbed():
             return _broke_off(error, arguments, study, typed)
 
@@ -106,7 +128,7 @@ def _tell(text: str) -> None:
     try:
         print(lines, file=sys.stderr, flush=True)
     except OSError:
-        with suppress(OSError), open("/dev/tty", "w") as terminal:
+        with suppress(OSError), open("/dev/tty", "w", errors=files.PLAIN) as terminal:
             print(lines, file=terminal)
 
 
@@ -145,7 +167,7 @@ def _way_on(arguments: argparse.Namespace, study: Study | None, typed: list[str]
     elif not (arguments.resume or arguments.extend):
         return "Nothing was begun."
     # An extension that is not written down yet, or a --resume that was stopped early.
-    return f"{KEPT} {shlex.join([provenance.typed(), '-m', 'study.run', *typed])}"
+    return f"{KEPT} {provenance.command('study.run', *typed)}"
 
 
 def _command(arguments: argparse.Namespace, *options: str) -> str:
@@ -153,7 +175,7 @@ def _command(arguments: argparse.Namespace, *options: str) -> str:
     where = ["--results", str(arguments.results)] if arguments.results != Path("results") else []
     where += ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
     where += ["--address", arguments.address] if arguments.address else []
-    return shlex.join([provenance.typed(), "-m", "study.run", *options, *where])
+    return provenance.command("study.run", *options, *where)
 
 
 def _there(path: Path) -> bool:
@@ -171,10 +193,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--space", metavar="FILE", help="the search space: a file, or a name in search_spaces/")
-    source.add_argument("--resume", metavar="NAME", help="go on with a study that was cut off")
+    source.add_argument("--resume", metavar="NAME", help="go on with a study that was cut off; NAME may be its path")
     source.add_argument("--extend", metavar="NAME", help="go on with more --trials or --seeds, and what it has learnt")
     parser.add_argument("--name", help="folder of the study (default: the space's name, numbered)")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="default: results")
     of_trials = "search trials (default: the space's); with --extend, how many more than there are"
     parser.add_argument("--trials", type=_positive, metavar="N", help=of_trials)
     of_seeds = "seeds to confirm over (default: the space's); with --extend, the new total"
@@ -199,6 +221,9 @@ def _plan(study: Study) -> tuple[Study, Plan, Plan, Rest]:
 
     Raises UsageError for want of memory or disk.
     """
+    measuring = "Measuring how fast networks train here:"
+    if not study.earlier:
+        print(measuring, file=sys.stderr, flush=True)  # before what takes seconds to import
     from study import speeds
     from study.choose import make_plan, measures
     from study.fit import fit
@@ -218,7 +243,8 @@ def _plan(study: Study) -> tuple[Study, Plan, Plan, Rest]:
             r.precision for stage in records.STAGES for r in records.read_trials(study.folder, stage) if r.precision
         )
         precision = plan.precision if plan else next(kept, None)
-        print("Measuring how fast networks train here:", file=sys.stderr, flush=True)
+        if study.earlier:
+            print(measuring, file=sys.stderr, flush=True)
         known = speeds.of_this_user()
 
         def measure(space: Space) -> Plan:
@@ -269,16 +295,18 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
 
     chosen, split = study.space, study.space.split
     confirmed = chosen.budget.candidates + len(chosen.arms)
-    seeds = f"{chosen.budget.seeds} seed{'s' * (chosen.budget.seeds > 1)}"
+    trials, epochs = files.counted(chosen.budget.trials, "trial"), files.counted(chosen.epochs, "epoch")
+    seeds = files.counted(chosen.budget.seeds, "seed")
     begun = study.earlier or left.trials < chosen.budget.trials
     trials_left, runs_left = (f", {n} left" if begun else "" for n in (left.trials, len(left.runs)))
     speeds = ", ".join(f"{name} {speed.train:,.0f}" for name, speed in plan.speeds.items())
     lines = [
         f"Study {study.folder.name}: {chosen.name}, {study.settings.fidelity} fidelity",
-        f"  search   {chosen.budget.trials} trials of up to {chosen.epochs} epochs, {study.settings.rule}{trials_left}",
-        f"  confirm  {confirmed} configurations × {seeds}{runs_left}",
+        *_configurations(study),
+        f"  search   {trials} of up to {epochs}, {study.settings.rule}{trials_left}",
+        f"  confirm  {files.counted(confirmed, 'configuration')} × {seeds}{runs_left}",
         f"  images   {split.train:,} train, {split.validation:,} validation, {split.test:,} test",
-        f"  device   {plan.device}, {plan.slots} trials at a time, {plan.cores} core{'s' * (plan.cores > 1)}"
+        f"  device   {plan.device}, {files.counted(plan.slots, 'trial')} at a time, {files.counted(plan.cores, 'core')}"
         + (f", {plan.gpus:.3g} GPU" if plan.gpus else "")
         + (f", {plan.memory_bytes / 2**30:.1f} GiB" if plan.memory_bytes else "")
         + f" each, {plan.precision}",
@@ -302,6 +330,17 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
         )
     for line in lines:
         _say(console, line)
+
+
+def _configurations(study: Study) -> list[str]:
+    """Return a line on how many configurations a finite space has, and on trials that this makes needless."""
+    count, trials = study.space.configurations, study.settings.scale.budget.trials
+    if not math.isfinite(count):
+        return []
+    line = f"  space    {files.counted(int(count), 'configuration')}"
+    if needless := trials - study.space.budget.trials:
+        line += f", none tried twice: {needless:,} of {files.counted(trials, 'trial')} left over"
+    return [line]
 
 
 def _run(
@@ -352,6 +391,8 @@ def _run(
             shown = progress.StageProgress(console, "search", trials, search.ended, search.ends_left, seconds)
             listeners: list[records.Listener] = [shown, board, book]
             left = None if settings.time_budget_s is None else settings.time_budget_s - book.wall("search")
+            if settings.fit_s and not study.earlier:  # ASHA may let more trials go on than are expected
+                left = min(_search_room(settings.fit_s, plan), math.inf if left is None else left)
             with book.stage("search"), shown.shown():
                 search.run(shared, plan.resources, listeners, left)
             if left is not None and shown.seconds >= left:
@@ -362,12 +403,18 @@ def _run(
         search.drop_checkpoints()
         found = candidates(folder, chosen)
         planned = confirm.plan(folder, chosen, found, settings.seed)
-        if len(found) < chosen.budget.candidates:
-            lacks = (
-                f"{len(found)} of {chosen.budget.candidates} candidates: too few searched configurations ran to the end"
-            )
+        exhausted = search.finished() and chosen.budget.trials >= chosen.most_trials
+        if exhausted and (needless := settings.scale.budget.trials - chosen.budget.trials):
+            _say(console, f"Every configuration of the space was tried: {files.counted(needless, 'trial')} left over")
+        if len(found) < settings.scale.budget.candidates:
+            lacks = f"{len(found)} of {files.counted(settings.scale.budget.candidates, 'candidate')}"
             more = _command(options, "--extend", folder.name, "--trials", "N")
-            _say(console, f"{lacks}. To search more, once this has ended: {more}")
+            why = (
+                "the space has no others"
+                if exhausted
+                else f"too few searched configurations ended an epoch. To search more, once this has ended: {more}"
+            )
+            _say(console, f"{lacks}: {why}")
         ended = {record.trial_id for record in planned if record.status in ENDED}
         if runs := len(planned) - len(ended):
             shown = progress.StageProgress(console, "confirm", len(planned), ended, runs, plan.confirm_seconds)
@@ -383,18 +430,17 @@ def _run(
     return _conclude(console, folder, options.data_dir, everything)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    """As Ctrl-C does, which Tune may be waiting for; a script's job in the background ignores that."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
+def _search_room(fit_s: float, plan: Plan) -> float:
+    """Return the seconds that the search has, if all from the command to the page is to take at most `fit_s`."""
+    elapsed = time.time() - psutil.Process().create_time()
+    return max(fit_s - elapsed - PLAN_HOLDS * (plan.confirm_seconds + plan.page_seconds), 1.0)
 
 
 def _conclude(console: Console, folder: Path, data_dir: Path | None, everything: list[TrialRecord]) -> int:
     failed = [record for record in everything if record.status == "failed"]
-    where = "" if folder.parent == Path("results") else f" --results {shlex.quote(str(folder.parent))}"
-    where += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-    report = f"{provenance.typed()} -m analysis.report {folder.name}{where}"
+    where = [] if folder.parent == Path("results") else ["--results", str(folder.parent)]
+    where += ["--data-dir", str(data_dir)] if data_dir else []
+    report = provenance.command("analysis.report", folder.name, *where)
     _say(console, f"Done. To see what came out: {report}")
     if failed:
         names = ", ".join(record.trial_id for record in failed)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +30,8 @@ Rule = Literal["asha", "one-epoch", "none"]
 REDUCTION_FACTOR = 3  # ASHA lets the best third of each rung go on
 SIMULATED = 300  # trials at most: the scheduler's time grows with their square, their epochs do not
 ONE_EPOCH_KEEP = 3  # Egele et al. 2023 let the best three go on
+ASKS = 10  # of TPE for a configuration that was not tried, before one is taken at random
+UNTRIED = 1000  # of which that is at most
 
 
 class Proposer:
@@ -36,6 +41,10 @@ class Proposer:
     is kept for optuna-dashboard. Trials that were stopped are told as pruned: TPE then ranks them behind all that
     ran on, by the epochs they reached, instead of comparing accuracies of unequal epochs. One that diverged is told
     as pruned with 0 after its first epoch, behind all others.
+
+    TPE proposes what was tried before, most of all in a space of few configurations
+    (https://github.com/optuna/optuna/issues/2021). The same configuration and seed make the same trial: none is tried
+    twice, nor is an arm.
 
     Bergstra et al. 2011, "Algorithms for hyper-parameter optimization"; multivariate and grouped as in Optuna, which
     models hyperparameters jointly where they occur together.
@@ -51,26 +60,59 @@ class Proposer:
         self.study = optuna.create_study(storage=JournalStorage(backend), study_name=space.name, direction="maximize")
         self.asked: dict[str, optuna.Trial] = {}
         self.told: set[str] = set()
+        self.tried = {self._id(arm) for arm in space.arms.values()}
 
     def ask(self, trial_id: str) -> TrialConfig:
-        """A configuration to try. The draw depends on the seed, the trial's number and what has been told."""
-        number = int(trial_id[1:])
+        """Return a configuration that was not tried. Raises ValueError where none is left.
+
+        The draw depends on the seed, the trial's number and what has been told.
+        """
+        seed = (self.seed * 1_000_003 + int(trial_id[1:])) % 2**32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self.study.sampler = optuna.samplers.TPESampler(
-                multivariate=True, group=True, constant_liar=True, seed=(self.seed * 1_000_003 + number) % 2**32
+                multivariate=True, group=True, constant_liar=True, seed=seed
             )
-        trial = self.study.ask()
+        repeats: list[optuna.Trial] = []
+        while len(repeats) < ASKS:
+            trial = self.study.ask()
+            config = self.space.suggest(trial)
+            if self._id(config) not in self.tried:
+                break
+            repeats.append(trial)  # until the end it counts as running, which draws TPE elsewhere
+        else:
+            config = self._any_untried(seed)
+            trial = self._enter(config)
+        for repeat in repeats:
+            self.study.tell(repeat, state=TrialState.FAIL)  # of which TPE learns nothing
         trial.set_user_attr("trial_id", trial_id)
         self.asked[trial_id] = trial
-        return self.space.suggest(trial)
+        self.tried.add(self._id(config))
+        return config
+
+    def _any_untried(self, seed: int) -> TrialConfig:
+        untried = (config for config in self.space.combinations(seed) if self._id(config) not in self.tried)
+        found = list(itertools.islice(untried, UNTRIED))
+        if not found:
+            raise ValueError(f"{self.space.name}: got one trial more, must have a configuration that was not tried")
+        return found[np.random.default_rng(seed).integers(len(found))]
+
+    def _enter(self, config: TrialConfig) -> optuna.Trial:
+        """Ask Optuna for a trial of this configuration of the space."""
+        self.study.enqueue_trial(self.space.parameters_of(config) or {})
+        trial = self.study.ask()
+        self.space.suggest(trial)
+        return trial
+
+    def _id(self, config: TrialConfig) -> str:
+        return self.space.in_search(config).config_id
 
     def take_up(self, record: TrialRecord) -> None:
         """Know of a trial, asked for before the study was cut off, that it still runs."""
-        if (parameters := self.space.parameters_in_search(record.config)) is not None:
-            self.study.enqueue_trial(parameters, {"trial_id": record.trial_id})
-            trial = self.study.ask()
-            self.space.suggest(trial)
+        self.tried.add(self._id(record.config))
+        if self.space.parameters_in_search(record.config) is not None:
+            trial = self._enter(self.space.in_search(record.config))
+            trial.set_user_attr("trial_id", record.trial_id)
             self.asked[record.trial_id] = trial
 
     def tell(self, record: TrialRecord, epochs: list[EpochRecord]) -> None:
@@ -78,6 +120,7 @@ class Proposer:
         if record.trial_id in self.told:  # a survivor of the one-epoch rule ends twice
             return
         self.told.add(record.trial_id)
+        self.tried.add(self._id(record.config))
         course = {1: 0.0} if record.status == "diverged" else dict(best_so_far(epochs))
         state = {"completed": TrialState.COMPLETE, "failed": TrialState.FAIL}.get(record.status, TrialState.PRUNED)
         if state is TrialState.PRUNED and not course:
@@ -184,10 +227,11 @@ class Search(Listener):
     @property
     def ends_left(self) -> int:
         """How often a trial is still to end: the best under the one-epoch rule do twice."""
-        left, again = self.space.budget.trials - len(self.ended), 0
-        if self.rule == "one-epoch":
+        trials, again = self.space.budget.trials, 0
+        left = max(0, trials - len(self.ended))
+        if self.rule == "one-epoch" and self.space.epochs > 1:
             completed = sum(record.status == "completed" for record in records.read_trials(self.study, "search"))
-            again = max(0, ONE_EPOCH_KEEP - completed) if left else len(_survivors(self.study))
+            again = max(0, min(ONE_EPOCH_KEEP, trials) - completed) if left else len(_survivors(self.study))
         return left + again
 
     def end_on_time(self, listeners: list[Listener]) -> None:
@@ -262,15 +306,22 @@ def _epochs(study: Path, record: TrialRecord) -> list[EpochRecord]:
 
 
 def candidates(study: Path, space: Space) -> list[TrialRecord]:
-    """The best searched configurations that ran to the end, by best validation epoch; arms are not among them."""
+    """Return the best searched configurations, by best validation epoch; arms are not among them.
+
+    Those that ran to the end come first, then those that were stopped latest: confirm trains them to the end.
+    """
     arms = {config.config_id for config in space.arms.values()}
-    best: dict[str, tuple[float, TrialRecord]] = {}
+    best: dict[str, tuple[tuple[bool, int, float], TrialRecord]] = {}
     for record in records.read_trials(study, "search"):
-        if record.status == "completed" and record.config_id not in arms:
-            epoch = records.best(_epochs(study, record))
-            if epoch and epoch.val_accuracy > best.get(record.config_id, (-1.0, record))[0]:
-                best[record.config_id] = (epoch.val_accuracy, record)
-    ranked = sorted(best.values(), key=lambda pair: (-pair[0], pair[1].trial_id))
+        epochs = _epochs(study, record)
+        epoch = records.best(epochs)
+        if epoch and record.status in ("completed", "stopped") and record.config_id not in arms:
+            completed = record.status == "completed"
+            rank = (completed, 0 if completed else len(epochs), epoch.val_accuracy)
+            if record.config_id not in best or rank > best[record.config_id][0]:
+                best[record.config_id] = (rank, record)
+    ranked = sorted(best.values(), key=lambda pair: pair[1].trial_id)
+    ranked.sort(key=lambda pair: pair[0], reverse=True)
     return [record for _, record in ranked[: space.budget.candidates]]
 
 
@@ -291,21 +342,21 @@ def build_scheduler(rule: Rule, max_epochs: int) -> TrialScheduler:
     return FIFOScheduler()
 
 
-def expected_epochs(rule: Rule, trials: int, max_epochs: int, ended: int = 0, completed: int = 0) -> float:
+def expected_epochs(rule: Rule, trials: int, lengths: Sequence[int], ended: int = 0, completed: int = 0) -> float:
     """Epochs that a search is still expected to train: the real scheduler on trials of random, constant rank.
 
-    `ended`: how many of the trials have; `completed`: how many of these ran to their end.
+    `lengths`: the epochs that a trial can have, all equally likely; `ended`: how many of the trials have; `completed`:
+    how many of these ran to their end.
     """
     if rule == "one-epoch":
-        return max(0, trials - ended) + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (max_epochs - 1)
+        return max(0, trials - ended) + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (fmean(lengths) - 1)
     if rule == "none":
-        return max(0, trials - ended) * max_epochs
-    draws = np.random.default_rng(0).random((20, min(trials, SIMULATED)))
+        return max(0, trials - ended) * fmean(lengths)
+    rng = np.random.default_rng(0)
+    draws = rng.random((20, min(trials, SIMULATED)))
     total = 0
     for ranks in draws:
-        scheduler = build_scheduler(rule, max_epochs)
-        for number, rank in enumerate(ranks):
-            total += replay(
-                scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, max_epochs + 1)], heed=True
-            )
+        scheduler = build_scheduler(rule, max(lengths))
+        for number, (rank, length) in enumerate(zip(ranks, rng.choice(lengths, len(ranks)), strict=True)):
+            total += replay(scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, length + 1)], heed=True)
     return total / draws.size * max(0, trials - ended)

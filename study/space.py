@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial, FixedTrial
 
 from study import config
-from study.config import SIZES, Augmentation, Cosine, Model, Step, TrialConfig, narrowed, scaled, within
+from study.config import SIZES, Augmentation, Cosine, Model, OneCycle, Step, TrialConfig, narrowed, scaled, within
 
 TRAINING_IMAGES = 60_000
 TEST_IMAGES = 10_000
@@ -109,7 +110,7 @@ class Part:
     """A model, optimizer, schedule, augmentation or the plain settings: `base` holds what is fixed, `ranges` the rest.
 
     `label` begins the names of its Optuna parameters: `sgd` makes `sgd.lr`; a second option of that name is `sgd#2`.
-    Augmentation of strength 0 is always `Augmentation()`: its maxima do not apply and are no parameters then.
+    Augmentation that changes nothing is always `Augmentation()`. Of strength 0 its maxima are no parameters.
     """
 
     label: str
@@ -123,13 +124,15 @@ class Part:
             if key == "strength" and value == 0:
                 return Augmentation()
             chosen = dataclasses.replace(chosen, **{key: value})
-        return chosen
+        return _or_none(chosen)
 
     def parameters_of(self, chosen: Any) -> dict[str, Any] | None:
         """The Optuna parameters that make `suggest` return `chosen`; None where none do."""
         parameters: dict[str, Any] = {}
         for key, distribution in self.ranges.items():
             value = getattr(chosen, key, None)
+            if key == "strength" and chosen == Augmentation():  # if not of strength 0, then of maxima 0
+                value = self.least(key)
             if value is None or not _holds(distribution, value):
                 return None
             parameters[self._name(key)] = _plain(value)
@@ -159,6 +162,17 @@ class Part:
                     ranges[key] = Int(scaled(low, width), scaled(high, width))
         return dataclasses.replace(self, base=narrowed(self.base, width), ranges=ranges)
 
+    def capped(self, key: str, most: int) -> Part:
+        """Return the part with a whole number of at most so much; a fixed one or an option above it becomes it."""
+        ranges = dict(self.ranges)
+        match ranges.pop(key, None):
+            case Int(low, high) if low < most:
+                return dataclasses.replace(self, ranges={**self.ranges, key: Int(low, min(high, most))})
+            case Choice(options) if len(capped := dict.fromkeys(min(n, most) for n in options)) > 1:
+                return dataclasses.replace(self, ranges={**self.ranges, key: Choice(tuple(capped))})
+        value = min(int(self.least(key)), most)
+        return dataclasses.replace(self, base=dataclasses.replace(self.base, **{key: value}), ranges=ranges)
+
     def overlaps(self, other: Part) -> bool:
         """Whether both can become the same value."""
         keys = [field.name for field in dataclasses.fields(self.base)]
@@ -176,11 +190,13 @@ class Part:
                 lengths = [sorted({len(option) for option in options(key)}) for key in ("blocks", "widths")]
                 if lengths[0] != lengths[1] or len(lengths[0]) > 1:
                     blocks, widths = (" or ".join(map(str, counts)) for counts in lengths)
-                    got = f"{widths} widths for {blocks} blocks"
+                    got = f"{widths} width{'s' * (widths != '1')} for {blocks} block{'s' * (blocks != '1')}"
                     return "widths", got, "as many widths as blocks in every combination"
-            case config.FashionCNN() if "channels" not in unread:
+            case config.FashionCNN() if not unread & {"channels", "kernel"}:
                 if (most := max(map(len, options("channels")))) > 4:
                     return "channels", f"a list of {most} items", "at most 4: each of them halves the image"
+                if isinstance(self.options("kernel"), Int) or any(side % 2 == 0 for side in options("kernel")):
+                    return "kernel", "a kernel that may be even", "odd: one of 1, 3, 5 and 7"
             case config.SGD() if not unread & {"momentum", "nesterov"}:
                 if any(options("nesterov")) and min(options("momentum")) == 0:
                     return "nesterov", "true with momentum 0", "used with momentum above 0 only"
@@ -192,11 +208,26 @@ class Part:
         sizes = (d for key, d in self.ranges.items() if key != "dropout")
         return math.prod(len(d.options) for d in sizes if isinstance(d, Choice))
 
+    @property
+    def size(self) -> float:
+        """Return how many different values it can take: a whole number, or inf where a range is continuous."""
+        sizes = {key: len(_all(distribution)) or math.inf for key, distribution in self.ranges.items()}
+        strengths, without, idle = sizes.pop("strength", 1), False, 0.0
+        if isinstance(self.base, Augmentation) and self.ranges:  # what changes nothing is one value, however it is made
+            without = self.least("strength") == 0
+            if all(_holds(self.options(name), 0) for name in config.MAXIMA):
+                idle = math.prod(size for name, size in sizes.items() if name not in config.MAXIMA)
+        return (strengths - without) * (math.prod(sizes.values()) - idle) + (without or idle > 0)
+
     def examples(self) -> Iterator[Any]:
         """Every combination of its choices, with ranges at their middle."""
-        options = [d.options if isinstance(d, Choice) else (_middle(d),) for d in self.ranges.values()]
-        for values in itertools.product(*options):
-            yield dataclasses.replace(self.base, **dict(zip(self.ranges, values, strict=True)))
+        return self.combinations(lambda d: d.options if isinstance(d, Choice) else (_middle(d),))
+
+    def combinations(self, values: Callable[[Distribution], Sequence[Value]]) -> Iterator[Any]:
+        """Return what it becomes with every combination of the values that stand for its ranges."""
+        for combination in itertools.product(*map(values, self.ranges.values())):
+            chosen = dict(zip(self.ranges, combination, strict=True))
+            yield _or_none(dataclasses.replace(self.base, **chosen))
 
     def _bounds(self, key: str) -> list[float]:
         options = self.options(key)
@@ -228,8 +259,13 @@ class Space:
 
     @property
     def epochs(self) -> int:
-        """The epochs of every searched configuration; an arm's may differ."""
-        return int(self.rest.base.epochs)
+        """The most epochs of a searched configuration; an arm's may differ."""
+        return int(self.rest.greatest("epochs"))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Return every number of epochs that a searched configuration can have."""
+        return tuple(map(int, _all(self.rest.options("epochs"))))  # type: ignore[arg-type]
 
     @property
     def scale(self) -> Scale:
@@ -255,21 +291,22 @@ class Space:
             name: dataclasses.replace(arm, epochs=min(arm.epochs, scale.epochs), model=narrowed(arm.model, scale.width))
             for name, arm in full.arms.items()
         }
-        return dataclasses.replace(
+        space = dataclasses.replace(
             full,
             parts={**full.parts, "model": models},
-            rest=dataclasses.replace(full.rest, base=dataclasses.replace(full.rest.base, epochs=scale.epochs)),
+            rest=full.rest.capped("epochs", scale.epochs),
             split=scale.split,
-            budget=scale.budget,
             arms=arms,
             full=full,
             width=scale.width,
         )
+        return space.with_budget(scale.budget)
 
     def reductions(self) -> list[str]:
         """What a preview has less of than the full study, in words such as `4,000 of 50,000 training images`."""
-        if (full := self.full) is None:
+        if self.full is None:
             return []
+        full = self.full.with_budget(self.full.budget)
         epochs = [full.epochs, *(arm.epochs for arm in full.arms.values())]
         counts = [
             ("training images", self.split.train, [full.split.train]),
@@ -283,6 +320,36 @@ class Space:
         more = [(what, own, [f"{n:,}" for n in sorted(set(numbers)) if n > own]) for what, own, numbers in counts]
         narrower = [f"networks of {self.width:g} times the width"] if self.width < 1 else []
         return [f"{own:,} of {' or '.join(numbers)} {what}" for what, own, numbers in more if numbers] + narrower
+
+    def with_budget(self, budget: Budget) -> Space:
+        """Return the space with this budget, but no more trials and candidates than it has configurations for."""
+        trials = min(budget.trials, self.most_trials)
+        candidates = min(budget.candidates, self.most_trials - len(self.arms))
+        budget = Budget(int(trials), int(candidates), budget.seeds)
+        return self if budget == self.budget else dataclasses.replace(self, budget=budget)
+
+    @property
+    def configurations(self) -> float:
+        """Return how many different ones the search can draw: a whole number, or inf where a range is continuous."""
+        return math.prod(map(_different, [*self.parts.values(), (self.rest,)]))
+
+    @property
+    def most_trials(self) -> float:
+        """Return how many trials the search has at most: the arms, and every other configuration once."""
+        inside = {self.in_search(arm) for arm in self.arms.values() if self.parameters_in_search(arm) is not None}
+        return len(self.arms) + self.configurations - len(inside)
+
+    def combinations(self, seed: int) -> Iterator[TrialConfig]:
+        """Return every combination of what the space chooses from, each continuous range at a value that is drawn."""
+        rng = np.random.default_rng(seed)
+
+        def values(distribution: Distribution) -> Sequence[Value]:
+            return _all(distribution) or (_draw(distribution, rng),)
+
+        components = [[one for part in parts for one in part.combinations(values)] for parts in self.parts.values()]
+        for rest in self.rest.combinations(values):
+            for chosen in itertools.product(*components):
+                yield dataclasses.replace(rest, **dict(zip(self.parts, chosen, strict=True)))
 
     def flat_steps(self) -> list[str]:
         """Where StepLR never falls, for it would do so first when the training is over: in words, one for each."""
@@ -319,14 +386,19 @@ class Space:
         own = self.rest.parameters_of(plain)
         return None if own is None else parameters | own
 
-    def parameters_in_search(self, given: TrialConfig) -> dict[str, Any] | None:
-        """`parameters_of` a configuration as the search trains it: not beyond the space's epochs.
+    def in_search(self, given: TrialConfig) -> TrialConfig:
+        """Return a configuration as the search trains it: not beyond the space's epochs.
 
-        One of fewer epochs lies outside, and so does cosine annealing over others: that is another schedule.
+        A schedule that ends with the training, or warms up for a share of it, keeps its own: over other epochs it is
+        another schedule.
         """
-        if not isinstance(given.schedule, Cosine):
-            given = dataclasses.replace(given, epochs=min(given.epochs, self.epochs))
-        return self.parameters_of(given)
+        if isinstance(given.schedule, Cosine | OneCycle) or given.schedule.warmup:
+            return given
+        return dataclasses.replace(given, epochs=min(given.epochs, self.epochs))
+
+    def parameters_in_search(self, given: TrialConfig) -> dict[str, Any] | None:
+        """`parameters_of` a configuration as the search trains it; one of fewer epochs than others lies outside."""
+        return self.parameters_of(self.in_search(given))
 
     def distributions_of(self, parameters: dict[str, Any]) -> dict[str, BaseDistribution]:
         """Optuna's distributions of the parameters that `parameters_of` returned, for `optuna.trial.create_trial`."""
@@ -342,6 +414,11 @@ class Space:
             sizes = {**dataclasses.asdict(network), "dropout": None}
             networks.setdefault(tuple(sizes.items()), network)
         return tuple(networks.values())
+
+
+def _or_none(value: Any) -> Any:
+    """Return a component; of augmentation that changes nothing, that which there is without."""
+    return Augmentation() if isinstance(value, Augmentation) and value.idle else value
 
 
 def _suggest(trial: BaseTrial, name: str, distribution: Distribution) -> Value:
@@ -366,6 +443,33 @@ def _holds(distribution: Distribution, value: Any) -> bool:
     if isinstance(distribution, Choice):
         return value in distribution.options
     return bool(distribution.low <= value <= distribution.high)
+
+
+def _all(distribution: Distribution) -> Sequence[Value]:
+    """Return every value of a distribution; none where it is continuous."""
+    match distribution:
+        case Choice(options):
+            return options
+        case Int(low, high):
+            return range(low, high + 1)
+    return ()
+
+
+def _draw(distribution: Distribution, rng: np.random.Generator) -> Value:
+    match distribution:
+        case Uniform(low, high):
+            return min(rng.uniform(low, high), high)  # rounding may exceed it
+        case Log(low, high):
+            return float(np.clip(math.exp(rng.uniform(math.log(low), math.log(high))), low, high))
+    raise TypeError(distribution)
+
+
+def _different(parts: tuple[Part, ...]) -> float:
+    """Return how many different values the parts have together. In a preview, narrower networks may coincide."""
+    size = sum(part.size for part in parts)
+    if math.isfinite(size) and any(one.overlaps(other) for one, other in itertools.combinations(parts, 2)):
+        return len({value for part in parts for value in part.combinations(_all)})
+    return size
 
 
 def _meet(one: Distribution, other: Distribution) -> bool:

@@ -12,6 +12,7 @@ The YAML is read as nodes, not as Python values, so that every problem is report
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import difflib
 import math
@@ -25,6 +26,7 @@ import yaml
 
 from study import config
 from study.config import Augmentation, Range, TrialConfig
+from study.files import counted
 from study.space import (
     TEST_IMAGES,
     TRAINING_IMAGES,
@@ -62,6 +64,35 @@ PARTS = (*config.COMPONENTS, "augmentation")
 PLAIN = {name: field for name, field in config.FIELDS.items() if name not in PARTS}
 WIDTH = next(field for field in dataclasses.fields(Scale) if field.name == "width")
 NUMBERS = {f.name: f for f in (*dataclasses.fields(Split), *dataclasses.fields(Budget), PLAIN["epochs"], WIDTH)}
+# What Ray Tune, Optuna, W&B, Keras Tuner and torch call it, in lower case and letters and digits alone.
+SYNONYMS = {
+    "choice": "categorical choices gridsearch grid values options oneof",
+    "log": "loguniform qloguniform loguniformvalues qloguniformvalues logfloat reciprocal",
+    "uniform": "quniform float int randint",
+    "int": "randint qrandint lograndint qlograndint uniform quniform log",
+    "lr": "learningrate initiallr baselr",
+    "weight_decay": "wd l2 decay",
+    "batch_size": "batch bs",
+    "epochs": "epoch maxiter trainingiteration",
+    "trials": "numsamples ntrials maxtrials runcap",
+    "schedule": "lrschedule scheduler",
+    "none": "no off false null constant constantlr",
+    "step": "steplr multisteplr",
+    "cosine": "cosineannealing cosineannealinglr cosinedecay",
+    "one_cycle": "onecycle onecyclelr",
+    "warmup": "pctstart warmupratio",
+    "ema": "averaging swa",
+    "step_size": "step stepepochs",
+    "gamma": "factor",
+    "fashion_cnn": "cnn",
+    "rotation": "degrees randomrotation",
+    "translation": "translate",
+    "flip": "hflip horizontalflip randomhorizontalflip",
+    "erasing": "randomerasing cutout",
+    "validation": "val valid",
+}
+BOUNDS = (("min", "max"), ("low", "high"), ("lower", "upper"))
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 # What a preview has at least where its space does not say; of what the full study has less of, as much as that.
 LEAST = {"train": 500, "validation": 500, "test": 1000, "epochs": 2, "candidates": 1, "seeds": 2, "width": 0.25}
@@ -99,7 +130,7 @@ def load(path: Path) -> Space:
         problems = sorted(dict.fromkeys(reader.problems), key=lambda problem: problem[:2])
         messages = [message for *_, message in problems[:MAX_PROBLEMS]]
         if more := problems[MAX_PROBLEMS:]:
-            messages.append(f"{reader.file}:{more[0][0]}: file: got {len(more)} more problems, must be none")
+            messages.append(f"{reader.file}:{more[0][0]}: file: got {counted(len(more), 'more problem')}, must be none")
         raise SpaceError(messages)
     return space
 
@@ -147,6 +178,9 @@ class _Reader:
             if len(data) > MAX_BYTES:
                 self.problem(1, "file", "more than 64 KiB", "at most 64 KiB")
                 return text, None
+            if data.startswith(UTF_16) or 0 in data[:2]:
+                self.problem(1, "file", "text in UTF-16", "saved as UTF-8")
+                return text, None
             text = data.decode("utf-8")
             loader = _Loader(text)
             root = loader.get_single_node()
@@ -166,12 +200,17 @@ class _Reader:
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1
             what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-            self.problem(line, "file", f"what is not YAML ({_short(what)})", "YAML")
+            if r"'\t'" in what:
+                self.problem(line, "file", "a tab", "spaces, by which YAML is indented")
+            else:
+                self.problem(line, "file", f"what is not YAML ({_short(what)})", "YAML")
         return text, None
 
     def space(self, root: yaml.Node, name: str, text: str) -> Space | None:
         """The whole file; None where there was any problem."""
         self.keys[""] = root
+        if self.is_sweep(root):
+            return None
         top = self.mapping(root, "", [*config.FIELDS, *SECTIONS, "arms"])
         if isinstance(root, yaml.MappingNode):
             self.missing("", REQUIRED, top)
@@ -179,7 +218,7 @@ class _Reader:
         parts = {key: parts.get(key) or (Part("", getattr(rest.base, key), {}),) for key in PARTS}
         named = self.mapping(top["arms"], "arms", None) if "arms" in top else {}
         arms = {arm: self.arm(arm, node, parts, rest) for arm, node in named.items()}
-        epochs = rest.base.epochs if "epochs" in top and "epochs" not in bad else None
+        epochs = int(rest.greatest("epochs")) if "epochs" in top and "epochs" not in bad else None
         networks = sum(part.networks for part in parts["model"])
         if networks > MAX_NETWORKS:
             self.problem(self.keys["model"], "model", f"a choice of {networks} networks", f"of at most {MAX_NETWORKS}")
@@ -201,6 +240,18 @@ class _Reader:
         most = full | {key: ends[1] for key, ends in given.items()}
         return least | {key: ends[0] for key, ends in given.items()}, most
 
+    def is_sweep(self, root: yaml.Node) -> bool:
+        """Whether it is the configuration of a W&B sweep; reports that as one problem."""
+        entries = root.value if isinstance(root, yaml.MappingNode) else []
+        names = {name.value for name, _ in entries if isinstance(name, yaml.ScalarNode)}
+        if "parameters" not in names or names.isdisjoint(("method", "metric", "program")):
+            return False
+        ranges = (
+            "{choice: [...]} for values, {uniform: [min, max]}, {log: [min, max]} or {int: [min, max]} for min and max"
+        )
+        self.problem(root, "file", "a W&B sweep", f"a space such as search_spaces/smoke.yaml, with {ranges}")
+        return True
+
     def totals(self, full: dict[str, Any], least: dict[str, Any], most: dict[str, Any], arms: int) -> None:
         """What numbers cannot be together; None stands for one that could not be read."""
         train, validation = full["train"], full["validation"]
@@ -212,7 +263,7 @@ class _Reader:
             for part, whole in (("train", TRAINING_IMAGES), ("test", TEST_IMAGES)):
                 held = numbers["validation"] if part == "train" else 0
                 if at and numbers[part] and held is not None and 0 < whole - numbers[part] - held < CLASSES:
-                    got = f"{whole - numbers[part] - held} {part} images left out"
+                    got = f"{counted(whole - numbers[part] - held, f'{part} image')} left out"
                     self.problem(at, section, got, f"none or at least {CLASSES}: what is left out is stratified too")
         for key, number in most.items():
             if number is not None and full[key] is not None and number > full[key]:
@@ -277,12 +328,13 @@ class _Reader:
         parts = {k: self.component(entries[k], _join(key, k), k, fixed) for k in config.COMPONENTS if k in entries}
         if "augmentation" in entries:
             inner = _join(key, "augmentation")
-            maxima = self.mapping(entries["augmentation"], inner, _names(Augmentation()))
-            part, bad = self.fill(maxima, inner, Augmentation(), fixed, ("strength",))
+            what = "a mapping, {strength: 0} for none"
+            maxima = self.mapping(entries["augmentation"], inner, _names(Augmentation()), what)
+            is_mapping = isinstance(entries["augmentation"], yaml.MappingNode)
+            part, bad = self.fill(maxima, inner, Augmentation(strength=1 if is_mapping else 0), fixed)
             off = part.greatest("strength") == 0
-            names = _names(Augmentation())[1:]
-            if not off and not bad and all(part.greatest(name) == 0 for name in names):
-                must = f"one with {', '.join(names[:-1])} or {names[-1]} above 0"
+            if not off and not bad and all(part.greatest(name) == 0 for name in config.MAXIMA):
+                must = f"one with {', '.join(config.MAXIMA[:-1])} or {config.MAXIMA[-1]} above 0"
                 self.problem(self.keys[inner], inner, "a strength above 0 and no maximum", must)
             parts["augmentation"] = (Part("augmentation", Augmentation(), {}) if off else part,)
         rest, bad = self.fill({k: entries[k] for k in PLAIN if k in entries}, key, defaults, fixed)
@@ -311,9 +363,14 @@ class _Reader:
         """One component: a name, or a name with its hyperparameters."""
         known = config.COMPONENTS[kind]
         at, inside = node.value[0] if isinstance(node, yaml.MappingNode) and len(node.value) == 1 else (node, None)
-        name = at.value if isinstance(at, yaml.ScalarNode) else ""
+        if not isinstance(at, yaml.ScalarNode):
+            must = f"one of {', '.join(known)}, {{NAME: {{KEY: value}}}} or {{choice: [...]}} of such ones"
+            self.problem(at, key, _shown(at), must)
+            return None
+        name = at.value
         if name not in known:
-            self.problem(at, key, _shown(at), _one_of(known, name))
+            null = at.tag == f"{YAML_TAG}null"
+            self.problem(at, key, _shown(at), _one_of(known, "null" if null else name, {"choice": "choice"}))
             return None
         prototype, key = known[name], f"{key}.{name}"
         self.keys[key] = at
@@ -321,7 +378,8 @@ class _Reader:
         for size in [size for size in config.FIXED_SIZES.get(name, ()) if size in entries]:
             must = f"left out: {name} has its own; use resnet for other sizes"
             self.problem(self.keys[f"{key}.{size}"], f"{key}.{size}", _shown(entries.pop(size)), must)
-        part, bad = self.fill(entries, key, prototype, fixed, ("lr",) if kind == "optimizer" else ())
+        readable = inside is None or isinstance(inside, yaml.MappingNode)
+        part, bad = self.fill(entries, key, prototype, fixed, ("lr",) if kind == "optimizer" and readable else ())
         if conflict := part.conflict(bad):
             where, got, must = conflict
             self.problem(self.keys[f"{key}.{where}" if where in entries else key], f"{key}.{where}", got, must)
@@ -333,7 +391,7 @@ class _Reader:
         """The prototype with the entries' values in place, and the names of those that could not be read."""
         fields = {field.name: field for field in dataclasses.fields(prototype)}
         read = {
-            name: self.parameter(entries[name], _join(key, name), field, fixed or name == "epochs")
+            name: self.parameter(entries[name], _join(key, name), field, fixed)
             for name, field in fields.items()
             if name in entries
         }
@@ -346,6 +404,11 @@ class _Reader:
         self, node: yaml.Node, key: str, field: dataclasses.Field[Any], fixed: bool
     ) -> Value | Distribution | None:
         """A fixed value or a distribution of the field; a choice of one is that value."""
+        if isinstance(node, yaml.SequenceNode) and not fixed:
+            nested = any(isinstance(item, yaml.SequenceNode) for item in node.value)
+            if nested or str(field.type) != "tuple[int, ...]":
+                self.problem(node, key, _shown(node), f"a value, or {{choice: {_list(node)}}} to vary it")
+                return None
         if not isinstance(node, yaml.MappingNode):
             constant: Value | None = self.constant(node, key, field)
             return constant
@@ -354,7 +417,8 @@ class _Reader:
             return None
         kinds = {"float": ("choice", "uniform", "log"), "int": ("choice", "int")}.get(str(field.type), ("choice",))
         if len(node.value) != 1:
-            self.problem(node, key, f"a mapping of {len(node.value)} keys", f"a value or one of {', '.join(kinds)}")
+            must = f"a value or {_instead(node, kinds) or 'one of ' + ', '.join(kinds)}"
+            self.problem(node, key, f"a mapping of {len(node.value)} keys", must)
             return None
         for kind, inner in self.mapping(node, key, kinds).items():
             read = self.choice if kind == "choice" else self.range
@@ -365,13 +429,15 @@ class _Reader:
         kinds: dict[str, type[Uniform | Log | Int]] = {"uniform": Uniform, "log": Log, "int": Int}
         kind = kinds[key.rpartition(".")[2]]
         if not isinstance(node, yaml.SequenceNode) or len(node.value) != 2:
-            self.problem(node, key, _shown(node), "two numbers, [low, high]")
+            self.problem(node, key, _shown(node), f"two numbers, [{', '.join(_two_numbers(node) or ('low', 'high'))}]")
             return None
         low, high = (self.constant(end, key, field) for end in node.value)
         if low is None or high is None:
             return None
-        if low >= high:
-            self.problem(node, key, _shown(node), "[low, high] with low below high")
+        if low == high:
+            self.problem(node, key, _shown(node), "[low, high] with low below high, or a fixed value")
+        elif low > high:
+            self.problem(node, key, _shown(node), f"{_list(node, reverse=True)}, with the lower first")
         elif math.isclose(low, high, abs_tol=1e-300):  # samplers round to what lies outside, or to no number
             self.problem(node, key, _shown(node), "[low, high] with low and high further apart")
         elif kind is Log and low <= 0:
@@ -414,8 +480,9 @@ class _Reader:
         got = _shown(node)
         must = {"bool": "true or false", "int": f"a whole number {limits}", "float": f"a number {limits}"}[kind]
         if kind == "float" and isinstance(value, str) and (number := _as_number(value, limits)):
-            got += " (YAML 1.1 reads it as text)" if getattr(node, "style", None) is None else ""
-            must = f"a number: write {number}"
+            comma = "," in value
+            got += " (YAML 1.1 reads it as text)" if getattr(node, "style", None) is None and not comma else ""
+            must = f"a number{' with a decimal point' if comma else ''}: write {number}"
         self.problem(node, key, got, must)
         return None
 
@@ -426,11 +493,11 @@ class _Reader:
         self.problem(node, key, _shown(node), f"a list of 1 to {MAX_ITEMS} {what}")
         return []
 
-    def mapping(self, node: yaml.Node, key: str, known: Collection[str] | None) -> Entries:
+    def mapping(self, node: yaml.Node, key: str, known: Collection[str] | None, what: str = "a mapping") -> Entries:
         """The entries of a mapping whose keys are known (any text where None) and given once."""
         entries: Entries = {}
         if not isinstance(node, yaml.MappingNode):
-            self.problem(node, key or "file", _shown(node), "a mapping")
+            self.problem(node, key or "file", _shown(node), what)
             return entries
         if len(node.value) > MAX_ITEMS:
             self.problem(node, key or "file", f"a mapping of {len(node.value)} keys", f"one of at most {MAX_ITEMS}")
@@ -440,7 +507,8 @@ class _Reader:
                 continue
             name, inner = at.value, _join(key, _short(at.value))
             if known is not None and name not in known:
-                self.problem(at, inner, "an unknown key", _one_of(known, name))
+                comma = " (for a decimal comma write a point)" if name.isdecimal() else ""
+                self.problem(at, inner, "an unknown key", _one_of(known, name, {} if key else INSIDE) + comma)
             elif at.tag != f"{YAML_TAG}str":
                 self.problem(at, key, f"{_shown(at)} as a key", "text: write it in quotes")
             elif name in entries:
@@ -482,6 +550,8 @@ def _construct(node: yaml.Node) -> Any:
 
 def _as_number(text: str, limits: Range) -> str | None:
     """How YAML 1.1 wants the number written that the text means: `1.0e-4` for `1e-4`; None where it means none."""
+    if re.fullmatch(r"[+-]?\d*,\d+", text):
+        text = text.replace(",", ".")
     mantissa, _, exponent = text.strip().lower().lstrip("+").partition("e")
     try:
         if not text.isascii() or float(text) not in limits:
@@ -491,10 +561,68 @@ def _as_number(text: str, limits: Range) -> str | None:
         return None
 
 
-def _one_of(known: Collection[str], got: str) -> str:
-    near = difflib.get_close_matches(got[:100], known, 1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"one of {', '.join(known)}{hint}" if known else "left out: there are none here"
+def _one_of(known: Collection[str], got: str, elsewhere: dict[str, str] | None = None) -> str:
+    """Return the known names, and which of them, or of `elsewhere`, is meant: the same, a synonym or the nearest."""
+    texts = (elsewhere or {}) | {name: name for name in known}
+    plain = {_plain(name): name for name in texts}
+    name = _plain(got[:100])
+    meant = (
+        [plain[name]] if name in plain else [n for n, other in SYNONYMS.items() if name in other.split() and n in texts]
+    )
+    near = meant or [plain[n] for n in difflib.get_close_matches(name, map(_plain, known), 1)]
+    hint = f" (did you mean {texts[near[0]]}?)" if near and texts[near[0]] != got else ""
+    return f"one of {', '.join(known)}{hint}"
+
+
+def _plain(name: str) -> str:
+    """Return a name without what people and tools write differently: `Learning-Rate` as `learningrate`."""
+    return re.sub(r"[\W_]", "", name.partition(":")[0].lower())
+
+
+def _inside() -> dict[str, str]:
+    """Return where the hyperparameters and numbers belong that are no keys of the top level."""
+    found = {name: f"{section}: {{{name}: ...}}" for section, names in reversed(SECTIONS.items()) for name in names}
+    found |= {name: f"augmentation: {{{name}: ...}}" for name in _names(Augmentation())}
+    for kind, known in config.COMPONENTS.items():
+        for option, prototype in reversed(known.items()):
+            found |= {name: f"{kind}: {{{option}: {{{name}: ...}}}}" for name in _names(prototype)}
+    return found
+
+
+def _list(node: yaml.SequenceNode, reverse: bool = False) -> str:
+    """Return a list as it can be written; one that is long or not of scalars, in short."""
+    items = node.value[::-1] if reverse else node.value
+    if len(items) > 4 or not all(isinstance(item, yaml.ScalarNode) for item in items):
+        return "[...]"
+    return f"[{', '.join(_short(item.value) for item in items)}]"
+
+
+def _instead(node: yaml.MappingNode, kinds: tuple[str, ...]) -> str | None:
+    """Return how to write what is written as `{min: 1, max: 2}`, `{distribution: …, values: […]}` or the like."""
+    given = {_plain(name.value): value for name, value in node.value if isinstance(name, yaml.ScalarNode)}
+    if isinstance(values := given.get("values"), yaml.SequenceNode):
+        return f"{{choice: {_list(values)}}}"
+    bounds, how = _two_numbers(node), [str(given[name].value) for name in ("distribution", "type") if name in given]
+    is_log = "log" in "".join(how) or ("log" in given and _construct(given["log"]) is True)
+    ranges = [kind for kind in kinds[1:] if kind == "log" or not (is_log and "log" in kinds)]
+    return " or ".join(f"{{{kind}: [{', '.join(bounds)}]}}" for kind in ranges) if bounds else None
+
+
+def _two_numbers(node: yaml.Node) -> tuple[str, str] | None:
+    """Return the two numbers of `{min: 1, max: 2}`, or of `[0,1, 0,5]` with decimal commas."""
+    if isinstance(node, yaml.MappingNode):
+        scalars = [pair for pair in node.value if all(isinstance(one, yaml.ScalarNode) for one in pair)]
+        given = {_plain(name.value): value.value for name, value in scalars}
+        found = [(given[low], given[high]) for low, high in BOUNDS if low in given and high in given]
+        return (_short(found[0][0]), _short(found[0][1])) if found else None
+    if isinstance(node, yaml.SequenceNode) and len(node.value) == 4:
+        whole, part, other, rest = (str(item.value) for item in node.value)
+        if (whole + part + other + rest).isdecimal():
+            return _short(f"{whole}.{part}"), _short(f"{other}.{rest}")
+    return None
+
+
+INSIDE = {name: where for name, where in _inside().items() if name not in (*config.FIELDS, "seed")}
 
 
 def _join(key: str, name: str) -> str:
@@ -507,7 +635,7 @@ def _shown(node: yaml.Node) -> str:
         return "a mapping"
     if isinstance(node, yaml.SequenceNode):
         short = 1 <= len(node.value) <= 4 and all(isinstance(item, yaml.ScalarNode) for item in node.value)
-        return f"[{', '.join(map(_shown, node.value))}]" if short else f"a list of {len(node.value)} items"
+        return f"[{', '.join(map(_shown, node.value))}]" if short else f"a list of {counted(len(node.value), 'item')}"
     kind = node.tag.rpartition(":")[2]
     return "nothing" if kind == "null" else f"text {_short(repr(node.value))}" if kind == "str" else _short(node.value)
 

@@ -20,7 +20,7 @@ from ray.util.metrics import Gauge
 from study.config import from_dict
 from study.data import CLASS_NAMES, Splits
 from study.files import drop_temporaries, write_whole
-from study.records import read_epochs
+from study.records import WEIGHTS, read_epochs
 from study.trainer import Precision, Trainer, save_whole
 
 # A checkpoint is written as soon as what one costs is below this share of the time since the last.
@@ -144,21 +144,33 @@ class TrialTrainable(tune.Trainable):
             self.costs.append(self.saved_at - now)
 
     def _ending(self) -> dict[str, Any]:
-        """The best epoch; in confirm evaluate and predict with its weights, and keep them."""
+        """Return the best epoch; in confirm also what its weights and the last's are worth, predictions kept."""
         ending: dict[str, Any] = {"best_epoch": self.trainer.best.epoch}
-        if self.job.confirm:
-            clean = self.trainer.finish()
-            ending |= {"train_accuracy_clean": clean.accuracy, "train_loss_clean": clean.loss, **self._predict()}
-            save_whole(self.folder / "best.pt", {"config": self.job.config, "weights": self.trainer.best_weights})
+        if not self.job.confirm:
+            return ending
+        tables = []
+        for weights in WEIGHTS:  # the last epoch's come first: the best's then take their place
+            clean = self.trainer.evaluate_train() if weights == "last" else self.trainer.finish()
+            suffix = "_last" if weights == "last" else ""
+            table, measured = self._predict(weights)
+            tables.append(table)
+            measured |= {"train_accuracy_clean": clean.accuracy, "train_loss_clean": clean.loss}
+            ending |= {name + suffix: value for name, value in measured.items()}
+        buffer = io.BytesIO()
+        pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
+        write_whole(self.folder / "predictions.parquet", buffer.getvalue())
+        save_whole(self.folder / "best.pt", {"config": self.job.config, "weights": self.trainer.best_weights})
         return ending
 
-    def _predict(self) -> dict[str, Any]:
+    def _predict(self, weights: str) -> tuple[pa.Table, dict[str, float]]:
+        """Return the predictions of the test split, and what they are worth."""
         probabilities = self.trainer.predict(self.splits.test_images)
         labels = self.splits.test_labels.astype(np.int64)
         predicted = probabilities.argmax(1)
         of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
         table = pa.table(
             {
+                "weights": pa.repeat(pa.scalar(WEIGHTS.index(weights), pa.int8()), len(labels)),
                 "image": self.splits.test_index.astype(np.int32),
                 "label": labels.astype(np.int8),
                 "predicted": predicted.astype(np.int8),
@@ -166,10 +178,7 @@ class TrialTrainable(tune.Trainable):
                 **{f"p_{c}": np.ascontiguousarray(probabilities[:, c]) for c in range(len(CLASS_NAMES))},
             }
         )
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        write_whole(self.folder / "predictions.parquet", buffer.getvalue())
-        return {
+        return table, {
             "test_accuracy": float((predicted == labels).mean()),
             "test_loss": float(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).mean()),
         }

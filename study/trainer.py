@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from study.augment import augment
 from study.config import TrialConfig
-from study.data import Splits
+from study.data import CLASS_NAMES, Splits
 from study.files import misfit, printable, write_whole
 from study.models import build_model
 from study.optimizers import build_optimizer, build_schedule
@@ -64,7 +66,16 @@ class Trainer:
         # A last batch of one image joins the one before: batch norm cannot normalise a single value of a 1×1 map.
         self.steps = math.ceil((len(self.train_labels) - 1) / config.batch_size)  # of an epoch
         self.schedule = build_schedule(self.optimizer, config.schedule, config.epochs, self.steps)
+        self.averaged = (
+            AveragedModel(self.model, multi_avg_fn=_average(config.ema), use_buffers=True) if config.ema else None
+        )
+        self.mix = _mix(config)
         self.best_weights: dict[str, Tensor] | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated: of averaged weights, where they are averaged."""
+        return self.model if self.averaged is None else self.averaged.module
 
     @property
     def best(self) -> EpochRecord:
@@ -93,7 +104,7 @@ class Trainer:
         )
         self.history.append(record)
         if not record.diverged and self.best is record:
-            self.best_weights = copy.deepcopy(self.model.state_dict())
+            self.best_weights = copy.deepcopy(self.evaluated.state_dict())
         return record
 
     def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
@@ -102,12 +113,16 @@ class Trainer:
         loss = functional.cross_entropy(logits, labels)
         return Evaluation(loss.item(), (logits.argmax(1) == labels).double().mean().item())
 
+    def evaluate_train(self) -> Evaluation:
+        """Evaluate the training split, without augmentation, with the weights that the network has now."""
+        return self.evaluate(self.train_images, self.train_labels)
+
     def finish(self) -> Evaluation:
         """Take the best epoch's weights, and evaluate the training split with them. Raises ValueError before one."""
         if self.best_weights is None:
             raise ValueError("trainer: got no finite epoch, must have trained at least one")
-        self.model.load_state_dict(self.best_weights)
-        return self.evaluate(self.train_images, self.train_labels)
+        self.evaluated.load_state_dict(self.best_weights)
+        return self.evaluate_train()
 
     def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Class probabilities (N, 10) of uint8 images (N, 28, 28), in evaluation mode."""
@@ -122,6 +137,7 @@ class Trainer:
             "epoch": self.epoch,
             "history": [asdict(record) for record in self.history],
             "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "best_weights": self.best_weights,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -143,6 +159,8 @@ class Trainer:
             if (state["config_id"], state["seed"]) != (self.config.config_id, self.seed):
                 raise ValueError(f"configuration {state['config_id']} from seed {state['seed']}")
             self.model.load_state_dict(state["model"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.history = [EpochRecord(**values) for values in state["history"]]
@@ -173,13 +191,18 @@ class Trainer:
         for batch in order.tensor_split([step * config.batch_size for step in range(1, self.steps)]):
             labels = self.train_labels[batch]
             images = augment(self.train_images[batch].float().div_(255), config.augmentation, self.draws)
+            targets = labels
+            if self.mix is not None:
+                images, targets = self.mix(images, labels)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 logits = self.model(self._normalised(images))
-            loss = functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+            loss = functional.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             self.schedule.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
             loss_sum += loss.detach() * len(batch)
             correct += (logits.detach().argmax(1) == labels).sum()
         n = len(self.train_labels)
@@ -187,11 +210,15 @@ class Trainer:
 
     @torch.inference_mode()
     def _logits(self, images: Tensor) -> Tensor:
-        self.model.eval()
+        network = self.evaluated.eval()
         parts = []
         for part in images.split(EVALUATION_BATCH[self.device.type]):
+            inputs = self._normalised(part.float().div_(255))
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                parts.append(self.model(self._normalised(part.float().div_(255))).float())
+                logits = network(inputs).float()
+                if self.config.flip_test:
+                    logits = (logits + network(inputs.flip(-1)).float()) / 2
+            parts.append(logits)
         return torch.cat(parts)
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -200,6 +227,38 @@ class Trainer:
 
     def _resident(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         return _tensor(images)[:, None].to(self.device), _tensor(labels).long().to(self.device)
+
+
+def _average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return what averages weights exponentially over the steps, and batch norm's statistics with them.
+
+    Polyak & Juditsky 1992; Tarvainen & Valpola 2017, arXiv:1703.01780. The decay of the n-th step is at most
+    (1 + n) / (10 + n), as TensorFlow's, so that a short training does not remember how it began.
+    """
+
+    def average(averaged: Any, current: Any, steps: Tensor) -> None:
+        n = int(steps)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, steps)
+
+    return average
+
+
+def _mix(config: TrialConfig) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Return what mixes the images of a batch and their labels, of both kinds one at random; None for no mixing.
+
+    Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899. Both draw from torch's global generator.
+    """
+    if not (config.mixup or config.cutmix):
+        return None
+    from torchvision.transforms import v2  # here, for it takes a second that few trainings need
+
+    kinds: list[nn.Module] = []
+    if config.mixup:
+        kinds.append(v2.MixUp(alpha=config.mixup, num_classes=len(CLASS_NAMES)))
+    if config.cutmix:
+        kinds.append(v2.CutMix(alpha=config.cutmix, num_classes=len(CLASS_NAMES)))
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = v2.RandomChoice(kinds)
+    return mix
 
 
 def _tensor(array: npt.NDArray[np.uint8]) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from analysis import plotting  # noqa: F401  before a test imports matplotlib
 from study import data, speeds
 from study.data import FashionMNIST, Splits
 

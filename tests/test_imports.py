@@ -67,3 +67,25 @@ def test_a_fresh_process_that_trains_has_not_loaded_ray() -> None:
     code = f"import sys, study.trainer; {absent}; import study.probe; {absent}; print(study.probe.Trainer.__name__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout.split(), done.returncode) == (["[]", "[]", "Trainer"], 0), done.stderr
+
+
+def test_help_and_bad_input_are_answered_before_anything_heavy_is_imported() -> None:
+    code = """
+import sys
+from analysis import report
+from study import run
+
+for main, typed in (
+    (run.main, "--help"), (run.main, "--none"), (run.main, "--space none"), (run.main, "--resume none"),
+    (report.main, "--help"), (report.main, "--none"), (report.main, "none"), (report.main, "--top -1"),
+):
+    try:
+        status = main(typed.split())
+    except SystemExit as ended:
+        status = ended.code
+    print(status, file=sys.stderr)
+print({"torch", "ray", "pandas", "matplotlib", "sklearn", "scipy", "cv2", "pyarrow"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert [line for line in done.stderr.splitlines() if line.isdecimal()] == list("02220222")

@@ -11,7 +11,7 @@ from study.config import MODELS, OPTIMIZERS, SCHEDULES, Augmentation, TrialConfi
 from study.space import Budget, Split
 
 KINDS = {"int": "whole, ", "float": "", "bool": "true or false", "tuple[int, ...]": "list of whole, each "}
-REQUIRED = {"epochs", "trials", "candidates", "seeds", "strength", "lr"}
+REQUIRED = {"epochs", "trials", "candidates", "seeds", "lr"}
 
 
 def rows() -> list[str]:
@@ -38,6 +38,7 @@ def _of(prefix: str, prototype: object) -> list[str]:
 def _row(key: str, field: dataclasses.Field[object]) -> str:
     limits = str(field.metadata.get("range", "")).removeprefix("in ")
     default = "" if key.rpartition(".")[2] in REQUIRED else _shown(field.default)
+    default = "1" if key == "augmentation.strength" else default  # where it is left out, but some maximum is given
     return f"| `{key}` | {KINDS[str(field.type)]}{limits} | {default} |"
 
 

@@ -9,11 +9,13 @@ import pandas as pd
 from analysis.blocks import Section, Table
 from analysis.effects import MOST_SEEDS, signed
 from analysis.evidence import Evidence
-from analysis.verdicts import LEVEL, NOT_TESTED
+from analysis.verdicts import DIFFER, LEVEL, NOT_TESTED, PREVIEW
 from analysis.words import MISSING, p_value
 
 NOTHING = pd.DataFrame(columns=["study", "verdict"])
-SIGNS = {"supported": "✓", "contradicted": "✗", "no material effect": "≈", "inconclusive": "?"}
+SIGNS = {
+    "supported": "✓", "contradicted": "✗", "no material effect": "≈", DIFFER: "±", "inconclusive": "?", PREVIEW: "○"
+}  # fmt: skip
 
 
 def scorecard(evidence: Evidence) -> Section:
@@ -25,15 +27,16 @@ def scorecard(evidence: Evidence) -> Section:
     tables = []
     if len(tested):
         caption = (
-            "The effect is positive where the conclusion is right; of several that it implies, it is the one that "
-            "decides. Supported, contradicted: the interval leaves 0 out, and p is at most 0.05 after Holm's "
-            "correction for all that are tested. No material effect: the 95 % interval, which nothing corrects, lies "
-            "within what would matter. Inconclusive: neither, or its parts differ, or seeds are lost. What would "
-            "matter, and over how many seeds and images an interval is, the next table says. How each is measured and "
-            "judged: analysis/claims.py, analysis/verdicts.py. Table: claims."
+            "The effect is positive where the conclusion is right; of several that it implies, it is the least sure. "
+            "Supported, contradicted: the intervals of all effects leave 0 out on the same side, and p is at most 0.05 "
+            "after Holm's correction for all that are tested. No material effect: the 95 % intervals, which nothing "
+            "corrects, lie within what would matter. Parts differ: each effect says one of these, and not all the "
+            "same. Inconclusive: otherwise, or seeds are lost. Preview only: a preview supports and contradicts "
+            "nothing. What would matter, and over how many seeds and images an interval is, the next table says. How "
+            "each is measured and judged: analysis/claims.py, analysis/verdicts.py. Table: claims."
         )
         columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval"]
-        tables.append(Table(columns, [_row(row, preview) for row in tested.itertuples()], caption, words=3))
+        tables.append(Table(columns, [_row(row) for row in tested.itertuples()], caption, words=3))
         why = [[row.text, _why(row)] for row in tested.itertuples()]
         caption = (
             "Made from the numbers; points are percentage points. Every p is of seeds that were fixed beforehand: who "
@@ -61,22 +64,23 @@ def scorecard(evidence: Evidence) -> Section:
 def summary(tested: pd.DataFrame, of: int, preview: bool) -> str:
     """How many are tested, and how they came out."""
     counts = tested.verdict.value_counts()
+    what = f"Of {of} conclusions that the two projects drew, this study tests {len(tested)}"
+    if preview:
+        return f"{what} as a preview, which supports and contradicts none."
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGNS if verdict in counts)
-    how = " as a preview" if preview else ""
-    what = f"Of {of} conclusions that the two projects drew, this study tests {len(tested)}{how}"
     return f"{what}: {said}." if said else f"{what}."
 
 
-def _row(row: Any, preview: bool) -> list[str]:
-    first = [row.text, _verdict(row, preview)]
+def _row(row: Any) -> list[str]:
+    first = [row.text, _verdict(row)]
     if pd.isna(row.effect):
         return [*first, *[MISSING] * 3]
     ends = f"{signed(row.low)} to {signed(row.high)}" if pd.notna(row.low) else MISSING
     return [*first, row.effect_of, f"{signed(row.effect)} {row.unit}", ends]
 
 
-def _verdict(row: Any, preview: bool) -> str:
-    return f"{SIGNS[row.verdict]} {row.verdict}{' (preview)' if preview else ''}"
+def _verdict(row: Any) -> str:
+    return f"{SIGNS[row.verdict]} {row.verdict}"
 
 
 def _why(row: Any) -> str:
@@ -115,8 +119,7 @@ def _others(rows: pd.DataFrame, spaces: str, own: str) -> str:
     if _tested(rows):
         rows = rows[rows.verdict != NOT_TESTED]
         of = [
-            f"study {row.study}{row.judged}: {_verdict(row, row.fidelity == 'preview')}. {row.why}{_corrected(row)}"
-            for row in rows.itertuples()
+            f"study {row.study}{row.judged}: {_verdict(row)}. {row.why}{_corrected(row)}" for row in rows.itertuples()
         ]
         return " ".join(of)
     stems = {space.removesuffix(".yaml"): space for space in spaces.split(", ") if space != own}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from analysis import figures_stress, measures
@@ -71,7 +72,7 @@ def _summary(evidence: Evidence, shown: Sequence[Standing]) -> Table:
         error, retained = own.error(s.name, *groups["all"]), own.retained(s.name, *groups["all"])
         try:
             both = measures.stressed(runs, s.name, against)
-            relative = [_percent(both, both.mce(s.name, against, *names)) for names in groups.values()]
+            relative = [_relative(both, both.more_errors(s.name, against, *names)) for names in groups.values()]
         except NotTested:  # they share no seed
             relative = [MISSING] * len(groups)
         clean = percent(own.shares[s.name][CLEAN].mean(), 1)
@@ -80,9 +81,9 @@ def _summary(evidence: Evidence, shown: Sequence[Standing]) -> Table:
     caption = (
         "Mean over corruptions, suppressions left out, and severities, of all seeds together; in brackets the interval "
         "over seeds and images, as of the conclusions above. Retained: accuracy under corruption over clean accuracy. "
-        f"Relative: mean over corruptions of each one's error over that of {against} with the same seeds, in %, below "
-        "100 is better (Hendrycks & Dietterich 2019). Kinds of the augmentation: kinds of change that the training "
-        "augmentation of some configuration makes, whatever their size. Table: stress."
+        f"Relative: geometric mean over corruptions of each one's error over that of {against} with the same seeds, in "
+        "%, below 100 is better; it does not depend on which of the two is the reference. Kinds of the augmentation: "
+        "kinds of change that the training augmentation of some configuration makes, of any size. Table: stress."
     )
     return Table([*columns, *(f"relative to {against}, {name}" for name in groups)], rows, caption)
 
@@ -90,6 +91,13 @@ def _summary(evidence: Evidence, shown: Sequence[Standing]) -> Table:
 def _percent(of: Stressed, values: Reals) -> str:
     found = over_both(100 * values, of.seeds, "", "%", 0, of.images)
     return spread(found.value, found.low, found.high, 1)
+
+
+def _relative(of: Stressed, log_percent: Reals) -> str:
+    """A ratio in %, of 100 times its logarithm, on whose scale the interval is."""
+    found = over_both(log_percent, of.seeds, "", "", 0, of.images)
+    low, high = (None if end is None else 100 * float(np.exp(end / 100)) for end in (found.low, found.high))
+    return spread(100 * float(np.exp(found.value / 100)), low, high, 1)
 
 
 def _by_corruption(table: pd.DataFrame, shown: Sequence[Standing]) -> Table:

@@ -23,4 +23,6 @@ def build_model(model: config.Model, seed: int) -> nn.Module:
             case config.ResNet():
                 return ResNet(model.blocks, model.widths, model.stem, model.shortcut, CLASSES)
             case config.FashionCNN():
-                return FashionCNN(model.channels, model.hidden, model.dropout, CLASSES)
+                return FashionCNN(
+                    model.channels, model.hidden, model.dropout, CLASSES, model.convolutions, model.kernel
+                )

@@ -5,6 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional
+
+
+class StridedConv2d(nn.Conv2d):
+    """Compute what an unbiased `Conv2d` does, without the strides whose weight gradients oneDNN 3.13 gets wrong.
+
+    A 1×1 kernel with stride 2 and few channels, channels-last, writes past a buffer: wrong gradients, crashes, hangs
+    (https://github.com/uxlfoundation/oneDNN/issues/6035). The pixels are picked before the convolution instead.
+    A 3×3 kernel with stride 2 on a map of one pixel, in bf16, leaves parts of the gradient unwritten. Stride 1 gives
+    the same output there.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        stride = self.stride
+        if x.shape[2:] == (1, 1):
+            stride = (1, 1)
+        elif self.kernel_size == (1, 1):
+            x = functional.avg_pool2d(x, 1, stride)  # the mean of one pixel: a slice x[..., ::2, ::2] is slower
+            stride = (1, 1)
+        return functional.conv2d(x, self.weight, None, stride, self.padding)
 
 
 class BasicBlock(nn.Module):
@@ -16,14 +36,15 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        conv = nn.Conv2d if stride == 1 else StridedConv2d
+        self.conv1 = conv(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module | None = None
         if shortcut and (stride != 1 or inputs != outputs):
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(conv(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
         elif shortcut:
             self.shortcut = nn.Identity()
         self.relu2 = nn.ReLU()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from scipy import stats
 
 from analysis.attention import VARIANTS
 from analysis.corruptions import CLEAN, CORRUPTIONS, SEVERITIES
-from analysis.failures import EXTREMES, SIMILAR
+from analysis.failures import SIMILAR, lowest_fifth, patterns
 from analysis.runs import Runs
 from analysis.schemas import SCHEMAS
 from analysis.stress import inside
@@ -26,7 +27,11 @@ UPPER = np.flatnonzero(np.isin(CLASS_NAMES, SIMILAR[0]))
 ALIKE = 0.8  # share of what makes an image hard that all networks have in common
 STRESSED = 1000  # images
 HARD_UNDER_STRESS = np.random.default_rng(0).normal(0, ALIKE**0.5, STRESSED)
-TABLES = ("trials", "epochs", "predictions", "attention", "attention_checks", "stress", "calibration")
+TABLES = ("trials", "epochs", "predictions", "attention", "attention_checks", "stress", "cue_conflict", "calibration")
+DESCRIBED = ("contrast", "brightness", "texture", "atypicality", "neighbour_distance")
+PARTNER = np.array([6, 1, 4, 4, 2, 5, 0, 7, 8, 9])  # of each upper-body class, in one of the source's five pairs
+CONFLICTS = 4  # images of each ordered pair of classes
+EITHER = 0.8  # share of the decisions that are for one of the cues
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,17 @@ class Arm:
     """What is planted in an arm, in points unless said; by default nothing, so that no claim is right."""
 
     accuracy: float = 90.0
-    similar: bool = False  # whether errors are of upper-body classes, most of them
+    last: float | None = None  # accuracy with the last epoch's weights; else they are the best epoch's
+    similar: Literal["", "pairs", "block"] = ""  # most errors are of upper-body classes: in the source's pairs, or any
     more: Mapping[str, float] = field(default_factory=dict)  # error rate of images with a pattern above the others'
     overconfident: float = 0.0  # error rate of confident predictions above what they claim
     falls: Mapping[str, object] = field(
         default_factory=dict
     )  # of the accuracy by corruption, at all severities or each
     robust: float = 0.0  # share of the errors under corruption that are not made, of kinds not trained with
+    robust_geometric: float = 0.0  # of the geometric ones among them
     robust_inside: float = 0.0  # and of the kinds trained with
+    shape_bias: float = 50.0
     garment: float = 70.0  # evidence of correct images on it
     garment_wrong: float = 70.0  # of errors
     uniform: float = 70.0  # of a map that is the same everywhere
@@ -54,15 +62,18 @@ class Arm:
 
 def made(
     space: str = "fashion_cnn.yaml", planted: Mapping[str, Arm] | None = None, seed: int = 0, *, seeds: int = SEEDS,
-    images: int = IMAGES, spread: float = SPREAD,
+    images: int = IMAGES, spread: float = SPREAD, last: bool = True, alike: float = 0.0,
 ) -> Runs:  # fmt: skip
-    """Confirmed trials of the arms of a shipped space; `spread` is between seeds, in points of accuracy."""
+    """Confirmed trials of the arms of a shipped space; `spread` is between seeds, in points of accuracy.
+
+    `last`: whether they kept the last epoch's weights; `alike`: correlation of texture and distance to training images.
+    """
     rng = np.random.default_rng(seed)
-    table = pd.DataFrame({"image": np.arange(images), **{name: rng.random(images) < 0.2 for name in EXTREMES}})
-    table["label_suspect"] = np.arange(images) % 50 == 0
-    table["brightness"] = np.arange(images) % 97 / 97
     label, hard = rng.integers(0, 10, images), rng.normal(0, ALIKE**0.5, images)
+    table = _images(label, alike, rng)
     rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    keys: dict[str, list[dict[str, object]]] = {name: [] for name in TABLES}
+    lasts: list[pd.DataFrame] = []
     for place, (name, config) in enumerate(space_file.load(space_file.FOLDER / space).arms.items()):
         arm = (planted or {}).get(name, Arm())
         for number in range(seeds):
@@ -80,23 +91,52 @@ def made(
                     "val_accuracy": accuracy / 100, "train_accuracy_clean": trained,
                     "train_loss_clean": 0.2, "test_loss": 0.2 + arm.loss_gap + rng.normal(0, 0.01),
                 }  # fmt: skip
+                of_last = found
+                if arm.last is not None:
+                    of_last = _predictions(arm, 1 - (arm.last + rng.normal(0, spread)) / 100, label, hard, table, rng)
+                right_last = float((of_last.label == of_last.predicted).mean())
+                trial |= {
+                    "test_accuracy_last": right_last, "train_accuracy_clean_last": right_last + trained - right,
+                    "train_loss_clean_last": 0.2, "test_loss_last": trial["test_loss"],
+                }  # fmt: skip
+                lasts.append(of_last.assign(**key))
                 made_of = {
                     "predictions": found, "epochs": _epochs(arm, config), "attention": _attention(arm, rng),
                     "attention_checks": _checks(arm), "stress": _stress(arm, config, accuracy / 100, rng),
-                    "calibration": _calibration(rng),
+                    "cue_conflict": _cue_conflict(arm, rng), "calibration": _calibration(rng),
                 }  # fmt: skip
                 for what, of in made_of.items():
-                    rows[what].append(of.assign(**key))
+                    rows[what].append(of)
+                    keys[what].append(key)
             rows["trials"].append(pd.DataFrame([trial]))
     joined = {name: pd.concat(of, ignore_index=True) for name, of in rows.items()}
+    for name, of in keys.items():
+        if of:
+            keyed = pd.DataFrame(of).loc[np.repeat(np.arange(len(of)), [len(table) for table in rows[name]])]
+            joined[name] = pd.concat([joined[name], keyed.reset_index(drop=True)], axis=1)
     hyper = [name for name in SCHEMAS["trials"].names if name.startswith("hp_")]
     joined["trials"] = joined["trials"].reindex(columns=joined["trials"].columns.union(hyper, sort=False))
-    return Runs(images=table, **joined)
+    if not last:
+        kept = joined["trials"].filter(regex="_last$").columns
+        return Runs(images=table, **joined | {"trials": joined["trials"].assign(**dict.fromkeys(kept, np.nan))})
+    return Runs(images=table, **joined, last_predictions=pd.concat(lasts, ignore_index=True))
 
 
 def without(runs: Runs, wanted: Mapping[str, pd.Series]) -> Runs:
     """The runs with only the wanted rows of some tables."""
     return dataclasses.replace(runs, **{name: getattr(runs, name)[rows] for name, rows in wanted.items()})
+
+
+def _images(label: np.ndarray, alike: float, rng: np.random.Generator) -> pd.DataFrame:
+    """What images are like, whose labels are (N,); beside the patterns `dark`, and both ends of the textures."""
+    table = pd.DataFrame({name: rng.normal(0, 1, len(label)) for name in DESCRIBED})
+    table["texture"] = alike * table.neighbour_distance + (1 - alike**2) ** 0.5 * table.texture
+    ranks = table.texture.groupby(label).rank(pct=True)
+    flags = patterns(table, label).assign(
+        dark=lowest_fifth(table[["brightness"]], label).brightness, texture_ends=(ranks <= 0.1) | (ranks > 0.9)
+    )
+    place = np.arange(len(label))
+    return pd.concat([table, flags], axis=1).assign(image=place, label_suspect=place % 50 == 0)
 
 
 def _predictions(
@@ -112,7 +152,8 @@ def _predictions(
     wrong = stats.norm.cdf(hard + rng.normal(0, (1 - ALIKE) ** 0.5, len(label))) < rates
     other = (label + rng.integers(1, 10, len(label))) % 10
     if arm.similar:
-        other = np.where(upper, UPPER[(np.searchsorted(UPPER, label) + rng.integers(1, 5, len(label))) % 5], other)
+        any_upper = UPPER[(np.searchsorted(UPPER, label) + rng.integers(1, 5, len(label))) % 5]
+        other = np.where(upper, PARTNER[label] if arm.similar == "pairs" else any_upper, other)
     predicted = np.where(wrong, other, label)
     confidence = np.where(sure, 0.95, 0.85).astype(np.float32)
     p = np.repeat(((1 - confidence) / 9)[:, None], 10, axis=1)
@@ -153,7 +194,8 @@ def _stress(arm: Arm, config: TrialConfig, clean: float, rng: np.random.Generato
     rows = [(CLEAN, CLEAN, 0, clean, False)]
     for name, corruption in CORRUPTIONS.items():
         trained = inside(name, config.augmentation)
-        less = arm.robust_inside if trained else arm.robust
+        outside = arm.robust_geometric if corruption.family == "geometric" else arm.robust
+        less = arm.robust_inside if trained else outside
         for severity, fall in zip(SEVERITIES, np.broadcast_to(arm.falls.get(name, 0.0), 5) / 100, strict=True):
             error = (1 - clean + fall) * (1 - less)
             rows.append((name, corruption.family, severity, 1 - error, trained))
@@ -162,6 +204,22 @@ def _stress(arm: Arm, config: TrialConfig, clean: float, rng: np.random.Generato
     right = HARD_UNDER_STRESS + own <= stats.norm.ppf(table.accuracy.to_numpy())[:, None]
     bits = [row.tobytes() for row in np.packbits(right, axis=1)]
     return table.assign(accuracy=right.mean(axis=1), n=STRESSED, right=bits)
+
+
+def _cue_conflict(arm: Arm, rng: np.random.Generator) -> pd.DataFrame:
+    """Images of every ordered pair of classes, and controls; what decides is the image's in part, for all networks."""
+    shape, texture = (codes.repeat(CONFLICTS) for codes in np.indices((10, 10)).reshape(2, -1))
+    images = np.arange(len(shape))
+    hard = np.random.default_rng(1).normal(0, ALIKE**0.5, (2, len(shape)))
+    either, first = stats.norm.cdf(hard + rng.normal(0, (1 - ALIKE) ** 0.5, hard.shape))
+    third = (np.maximum(shape, texture) + 1) % 10
+    third = np.where((third == shape) | (third == texture), 1, third)  # of 0 and 9
+    predicted = np.where(either < EITHER, np.where(first < arm.shape_bias / 100, shape, texture), third)
+    classes = {
+        name: pd.Categorical.from_codes(codes, CLASS_NAMES, ordered=True)
+        for name, codes in (("shape_class", shape), ("texture_class", texture), ("predicted", predicted))
+    }
+    return pd.DataFrame({"shape_image": images, "texture_image": images, **classes})
 
 
 def _calibration(rng: np.random.Generator) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from scipy.special import softmax
 
 from analysis.failures import SIMILAR
@@ -189,10 +190,18 @@ def rename(folder: Path, arm: str, name: str) -> None:
             write_trial(folder, dataclasses.replace(record, arm=name))
 
 
-def give_weights(folder: Path) -> Path:
-    """Random weights for every confirmed trial, in the file that confirm writes."""
+def give_weights(folder: Path, dead: str = "") -> Path:
+    """Random weights for every confirmed trial, in the file that confirm writes; of the trial `dead` all are 0, so that
+    its network predicts the same for every image and its maps are 0."""
     for record in records.read_trials(folder, "confirm"):
         weights = build_model(record.config.model, record.seed).state_dict()
+        if record.trial_id == dead:
+            weights = {name: torch.zeros_like(values) for name, values in weights.items()}
+            predictions = trial_folder(folder, record) / "predictions.parquet"
+            p = np.full((pq.read_metadata(predictions).num_rows, 10), 0.1, np.float32)
+            write_probabilities(predictions, p)
+            right = float((_labels()[: len(p)] == p.argmax(axis=1)).mean())
+            write_trial(folder, dataclasses.replace(record, test_accuracy=right))
         saved = {"config": to_dict(record.config), "weights": weights}
         save_whole(records.trial_folder(folder, record) / "best.pt", saved)
     return folder

@@ -27,7 +27,8 @@ FAMILIES: dict[str, Model] = {
     "three_block": MODELS["three_block"],
     "resnet without shortcuts": ResNet("resnet", (1, 2, 1), (8, 16, 16), stem=8, shortcut=False),
 }
-SEVEN = Layer("features.relu3", (1.5, 5.5, 9.5, 13.5, 17.5, 21.5, 25.5))  # FashionCNN
+SEVEN = Layer("features.relu3", (1.5, 5.5, 9.5, 13.5, 17.5, 21.5, 25.5))
+SIX = Layer("features.relu3", SEVEN.centres[:6])  # FashionCNN, whose last pooling does not read the seventh cells
 FOUR = Layer("features.3.1.relu2", (0.0, 8.0, 16.0, 24.0))  # ResNet-18
 
 
@@ -110,7 +111,8 @@ def test_equals_captum(family: Model, inputs: Tensor) -> None:
     found, logits = maps(built, inputs, classes)
     layer = built.get_submodule(target(built).name)
     theirs = LayerGradCam(built, layer).attribute(inputs, classes, relu_attributions=False)
-    assert close(found, theirs[:, 0].detach().numpy(), 1e-6)
+    side = len(target(built).centres)
+    assert close(found, theirs[:, 0, :side, :side].detach().numpy(), 1e-6)
     assert found.min() < 0 < found.max(), "signed"
     assert np.allclose(logits, built(inputs).detach(), atol=1e-6)
 
@@ -205,14 +207,25 @@ def test_what_makes_no_map_is_refused(inputs: Tensor) -> None:
 @pytest.mark.parametrize(
     ("name", "layer", "centres"),
     [
-        ("fashion_cnn", "features.relu3", SEVEN.centres),
-        ("fashion_cnn of four", "features.relu4", (3.5, 11.5, 19.5)),
+        ("fashion_cnn", "features.relu3", SIX.centres),
+        ("fashion_cnn of four", "features.relu4", (3.5, 11.5)),
         ("resnet18", "features.3.1.relu2", FOUR.centres),
         ("three_block", "features.2.0.relu2", (0, 4, 8, 12, 16, 20, 24)),
     ],
 )
 def test_cells_of_known_networks(name: str, layer: str, centres: tuple[float, ...]) -> None:
     assert target(build_model(FAMILIES[name], 0)) == Layer(layer, centres)
+
+
+def test_maps_are_of_all_cells_that_are_read_and_of_no_others(family: Model, inputs: Tensor) -> None:
+    built, activations = network(family, inputs), list[Tensor]()
+    side = len(target(built).centres)
+    module = built.get_submodule(target(built).name)
+    module.register_forward_hook(lambda _module, _inputs, output: activations.append(output))
+    (gradient,) = torch.autograd.grad(built(inputs).square().sum(), activations)
+    read = gradient.abs().sum((0, 1)) > 0
+    assert read[:side, :side].all()
+    assert int(read.sum()) == side * side
 
 
 def test_a_map_has_a_cell_for_each_centre(family: Model, inputs: Tensor) -> None:
@@ -286,6 +299,11 @@ def test_pooled_to_the_nearest_centre() -> None:
     assert np.allclose(columns(4, 4), [0.5 / 4.5, 0.5 / 8, 0, 0])
     assert np.allclose(columns(21, 27), [0, 0, 0, 7 / 7.5])
     assert np.allclose(columns(0, 27), 1)
+
+
+def test_pixels_of_cells_that_are_not_read_belong_to_none(fashion_mnist: FashionMNIST) -> None:
+    masks = fashion_mnist.test_images[:20] > 0
+    assert np.allclose(pooled(masks, SIX), masks.reshape(20, 7, 4, 7, 4).mean((2, 4))[:, :6, :6])
 
 
 @pytest.mark.parametrize("layer", [SEVEN, FOUR])
@@ -531,11 +549,11 @@ def test_inspected_images(inspected: tuple[Bytes, Mask, pd.DataFrame]) -> None:
     row = found[(found.variant == "hirescam") & (found.target == "true")].iloc[3]
     label = int(sample.label.cat.codes[sample.image == row.image].iloc[0])
     cells = maps(built, inputs[[row.image]], torch.tensor([label]), "hirescam")[0][0].astype(float)
-    shares = masks[row.image].reshape(7, 4, 7, 4).mean((1, 3))
+    shares = masks[row.image].reshape(7, 4, 7, 4).mean((1, 3))[:6, :6]
     assert row.positive == pytest.approx(cells[cells > 0].sum(), rel=1e-5)
     assert row.negative == pytest.approx(cells[cells < 0].sum(), rel=1e-5)
     assert row.energy == pytest.approx((cells * shares)[cells > 0].sum() / cells[cells > 0].sum(), rel=1e-5)
-    assert row.area_share == pytest.approx(masks[row.image].mean())
+    assert row.area_share == pytest.approx(masks[row.image][:24, :24].mean())
     for name in ("energy", "area_share", "centre_energy", "random_energy"):
         assert found[name].dropna().between(0, 1 + 1e-9).all()
         assert found[name].notna().any()

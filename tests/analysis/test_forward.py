@@ -14,6 +14,7 @@ from made_study import give_weights, make
 
 from analysis import evidence, forward, report
 from analysis.pairs import own_errors
+from analysis.rerun import KEY_NAMES
 from analysis.sections import looking
 from study.config import TrialConfig
 from study.files import RecordError
@@ -31,8 +32,8 @@ sys.exit(status)
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
-    """A study of three confirmed networks with random weights, and the first report of it."""
-    folder = give_weights(make(tmp_path_factory.mktemp("results") / "made", seeds=1, images=120))
+    """A study of three confirmed networks, two with random weights and a dead one, and the first report of it."""
+    folder = give_weights(make(tmp_path_factory.mktemp("results") / "made", seeds=1, images=120), dead="c0002")
     assert report.main(["made", "--results", str(folder.parent)]) == 0
     return folder
 
@@ -64,7 +65,7 @@ def perturb(weights: Path) -> None:
 
 def test_an_unchanged_study_needs_neither_networks_nor_ray(study: Path) -> None:
     tables, cache = contents(study / "tables"), times(study)
-    parts = {"inspect", "check", "maps", "stress", "calibrate", "descriptors.cached"}
+    parts = {"inspect", "check", "maps", "stress", "cue_conflict", "calibrate", "descriptors.cached"}
     assert {name.partition("-")[0] for name in cache} >= parts
     command = [sys.executable, "-c", AGAIN, "made", "--results", str(study.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -73,15 +74,39 @@ def test_an_unchanged_study_needs_neither_networks_nor_ray(study: Path) -> None:
     assert times(study) == cache
 
 
+def test_a_dead_network_is_reported_as_any_other(reported: Path) -> None:
+    """Its maps are 0 everywhere: they lie nowhere, and are no failure of the page."""
+    attention, stress = (pd.read_parquet(reported / "tables" / f"{name}.parquet") for name in ("attention", "stress"))
+    assert {*attention.trial_id} == {*stress.trial_id} == {"c0000", "c0001", "c0002"}
+    dead = attention.trial_id == "c0002"
+    assert attention.energy[dead].isna().all()
+    assert attention.energy[~dead].notna().any()
+    assert stress[stress.trial_id == "c0002"].accuracy.nunique() == 1
+    assert ", no positive evidence" in (reported / "report.html").read_text()
+
+
 def test_the_networks_of_changed_weights_run_again_and_no_others(study: Path) -> None:
     before, cache = pd.read_parquet(study / "tables" / "attention.parquet"), times(study)
     perturb(study / "confirm" / "c0001" / "best.pt")
     gather(study)
     changed = {name for name, when in times(study).items() if when != cache[name]}
-    assert changed == {f"{work}-c0001.cached" for work in ("inspect", "check", "maps", "stress", "calibrate")}
+    works = ("inspect", "check", "maps", "stress", "cue_conflict", "calibrate")
+    assert changed == {f"{work}-c0001.cached" for work in works}
     after = pd.read_parquet(study / "tables" / "attention.parquet")
     same = [before[before.trial_id == t].equals(after[after.trial_id == t]) for t in ("c0000", "c0001", "c0002")]
     assert same == [True, False, True]
+
+
+def test_every_network_is_shown_the_same_cues_in_conflict(study: Path) -> None:
+    table = pd.read_parquet(study / "tables" / "cue_conflict.parquet")
+    predictions = pd.read_parquet(study / "tables" / "predictions.parquet")
+    label = predictions.drop_duplicates("image").set_index("image").label
+    of_trials = [of.drop(columns=["predicted", *KEY_NAMES]).to_numpy() for _, of in table.groupby("trial_id")]
+    assert len(of_trials) == 3
+    assert all(np.array_equal(of, of_trials[0]) for of in of_trials)
+    for cue in ("shape", "texture"):
+        assert (table[f"{cue}_image"].map(label).astype(str) == table[f"{cue}_class"].astype(str)).all()
+    assert (table.groupby(["trial_id", "shape_class", "texture_class"], observed=True).size() == 1).all()
 
 
 @pytest.mark.parametrize("garbage", [b"", b"PAR1 cut short"])

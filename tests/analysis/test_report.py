@@ -5,20 +5,23 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 from made_runs import made as made_runs
 from made_study import NAME, make, rename
 
-from analysis import evidence, report, tables
+from analysis import effects, evidence, figures, findings, render, report, tables, verdicts
 from analysis.sections import scorecard
+from analysis.statistics import estimate
 from analysis.words import label, linked, plain
-from study import space_file
+from study import data, space_file
 from study.files import read_json, write_json
 from study.opening import UsageError
 
@@ -34,6 +37,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make(tmp_path_factory.mktemp("results") / "made")
     report.build(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The page of a study with an arm of a strange name, another named as a candidate, and candidates that it lacks."""
+    folder = make(tmp_path_factory.mktemp("results") / "made", images=50)
+    rename(folder, "baseline", "candidate-2")
+    rename(folder, "augmented", "$x_{ | <i>")
+    about = read_json(folder / "study.json")
+    write_json(folder / "study.json", about | {"budget": about["budget"] | {"candidates": 9}})
+    return pages(folder)
 
 
 def title(markdown: str) -> str:
@@ -53,10 +67,8 @@ def test_a_better_candidate(tmp_path: Path) -> None:
     assert re.search(r"\| candidate-1 − baseline +\| better +\| +\+3.93 \|", text)
 
 
-def test_the_page_opens_on_the_pair_of_its_headline(tmp_path: Path) -> None:
-    rename(make(tmp_path / "made", images=50), "baseline", "candidate-2")
-    html, _ = pages(tmp_path / "made")
-    assert re.findall(r" selected>(.+?)</option>", html) == ["candidate-1", "arm augmented"]
+def test_the_page_opens_on_the_pair_of_its_headline(odd: tuple[str, str]) -> None:
+    assert re.findall(r" selected>(.+?)</option>", odd[0]) == ["candidate-1", "arm $x_{ | &lt;i&gt;"]
 
 
 def test_a_worse_candidate_is_called_worse(tmp_path: Path) -> None:
@@ -94,14 +106,22 @@ def test_an_interrupted_study_says_what_is_missing(tmp_path: Path) -> None:
     assert f"Go on with: python -m study.run --resume made --results {plain(str(tmp_path))}" in text
 
 
-def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(tmp_path: Path) -> None:
-    folder = make(tmp_path / "made", images=50)
-    about = read_json(folder / "study.json")
-    write_json(folder / "study.json", about | {"budget": about["budget"] | {"candidates": 9}})
+def test_a_study_with_fewer_candidates_than_planned_says_how_to_have_more(odd: tuple[str, str]) -> None:
     said = (
-        " of 9 candidates: too few searched configurations ran to the end. To search more: python -m study.run --extend"
+        " of 9 candidates: too few searched configurations ended an epoch. To search more: python -m study.run --extend"
     )
-    assert said in pages(folder)[1].replace("\\", "")
+    assert said in odd[1].replace("\\", "")
+
+
+def test_a_study_that_has_tried_its_whole_space_is_not_to_be_extended(tmp_path: Path) -> None:
+    trials = pd.DataFrame({"stage": [], "status": [], "arm": []})
+    for varied, more in (("{choice: [0.1, 0.2]}", False), ("{log: [0.1, 0.2]}", True)):
+        space = f"model: three_block\noptimizer: {{adam: {{lr: {varied}}}}}\nepochs: 1\n"
+        (tmp_path / "space.yaml").write_text(f"{space}budget: {{trials: 9, candidates: 1, seeds: 1}}")
+        budget = {"trials": 2, "candidates": 1, "seeds": 1}
+        said = findings.state({"status": "finished", "fidelity": "full", "budget": budget}, trials, tmp_path)
+        assert any(f"0 of 1 candidates: {'too few' if more else 'the space has no others'}" in line for line in said)
+        assert any("--extend" in line for line in said) == more
 
 
 def test_a_study_that_has_only_begun(tmp_path: Path) -> None:
@@ -149,7 +169,7 @@ def test_markdown_takes_text_as_text(text: str, escaped: str) -> None:
 
 
 def test_a_caption_links_the_whole_name_of_a_table() -> None:
-    files = {plain(name): path for name, path in report.FILES.items()}
+    files = {plain(name): path for name, path in render.FILES.items()}
     said = linked(plain("Of maps. Tables: attention, attention_checks."), files, "[{name}]({path})")
     checks = "[attention\\_checks](tables/attention_checks.parquet)"
     assert said == f"Of maps. Tables: [attention](tables/attention.parquet), {checks}."
@@ -181,10 +201,8 @@ def test_all_that_a_study_says_is_taken_as_text_in_markdown() -> None:
     assert [value for value in values if not ours.fullmatch(value)] == []
 
 
-def test_an_arm_may_be_named_anything(tmp_path: Path) -> None:
-    folder = make(tmp_path / "made", images=50)
-    rename(folder, "augmented", "$x_{ | <i>")
-    html, text = pages(folder)
+def test_an_arm_may_be_named_anything(odd: tuple[str, str]) -> None:
+    html, text = odd
     assert "arm $x_{ | &lt;i&gt;" in html
     row = next(line for line in text.splitlines() if line.startswith("| arm $x"))
     assert row.count(" | ") == 6, "a border in a name is no border of the table"
@@ -236,6 +254,33 @@ def test_the_page_is_one_file_and_the_same_when_made_again(made: Path) -> None:
         assert (made / name).read_text().startswith("<?xml")
 
 
+def test_nothing_of_the_users_changes_figures_or_tables(made: Path, tmp_path: Path) -> None:
+    """Neither matplotlib's settings, which would end it here, nor folders that cannot be written, locale or threads."""
+    study = tmp_path / "results" / made.name
+    shutil.copytree(made, study, ignore=shutil.ignore_patterns("figures", "tables", "cache", "report.*"))
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 20\naxes.facecolor: red\nimage.lut: 7\n")
+    (tmp_path / "latin").write_bytes(b"font.family: \xe9")
+    users = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "MATPLOTLIBRC": str(tmp_path / "latin")}
+    users |= {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none", "XDG_CACHE_HOME": str(data._cache().parent)}
+    users |= {"LC_ALL": "de_DE.UTF-8", "TZ": "Asia/Kolkata", "PYTHONHASHSEED": "1", "PYTHONUTF8": "0"}
+    users |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1", "COLUMNS": "20"}
+    users |= {"PYTHONPATH": str(Path(report.__file__).parents[1])}
+    command = [sys.executable, "-m", "analysis.report", made.name, "--results", "results"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | users, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "matplotlib" not in done.stderr.lower()
+    files = [path.relative_to(made) for path in made.rglob("*") if path.is_file() and path.parent.name != "cache"]
+    assert len([path for path in files if path.suffix in (".svg", ".parquet")]) > 20
+    assert [str(path) for path in files if (study / path).read_bytes() != (made / path).read_bytes()] == []
+
+
+def test_settings_made_in_a_process_change_no_figure() -> None:
+    rows = [figures.Row("a", [1.0, 2.0], estimate([1.0, 2.0]), True)]
+    drawn = figures.dots(rows, "points")
+    with figures.matplotlib.rc_context({"text.usetex": True, "font.family": "serif", "axes.facecolor": "red"}):
+        assert figures.dots(rows, "points") == drawn
+
+
 def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, created in (("b-old", "2026-01-01T00:00:00+00:00"), ("a-new", "2026-02-01T00:00:00+00:00")):
         (tmp_path / name).mkdir()
@@ -244,21 +289,28 @@ def test_the_newest_study_is_the_default(tmp_path: Path, capsys: pytest.CaptureF
     assert str(tmp_path / "a-new" / "report.html") in capsys.readouterr().out
 
 
+def test_a_study_goes_by_its_path_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "made", confirm=False)
+    assert report.main([f"{tmp_path}/made/", "--top", "0"]) == 0
+    assert str(tmp_path / "made" / "report.html") in capsys.readouterr().out
+    assert report.main([f"{tmp_path}/made/", "--results", str(tmp_path / "other")]) == 2
+    assert f"NAME: got {tmp_path}/made/ and --results {tmp_path}/other, must be in one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nope", "../made", "", "."])
 def test_a_study_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     make(tmp_path / "made", confirm=False)
     assert report.main([name, "--results", str(tmp_path)]) == 2
-    assert f"got {name!r}, must be a study in {tmp_path}: made" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"got {name!r}, must be a study in {tmp_path}: made" in said or f"got {name} and --results " in said
 
 
-def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path) -> None:
+def test_bad_input_is_one_message_and_exit_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path / "made", confirm=False)
     (tmp_path / "made" / "search" / "s0000" / "trial.json").write_text("{")
-    command = [sys.executable, "-m", "analysis.report", "made", "--results", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "s0000/trial.json" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert report.main(["made", "--results", str(tmp_path)]) == 2
+    [said] = [line for line in capsys.readouterr().err.splitlines() if "s0000/trial.json" in line]
+    assert said.startswith("error: ")
 
 
 def test_a_folder_without_studies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,6 +350,16 @@ def test_what_keeps_ray_from_starting_ends_it_in_order(
     assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
+def test_sigterm_ends_it_as_ctrl_c_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "made", confirm=False)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    monkeypatch.setattr(report, "build", lambda *_: signal.raise_signal(signal.SIGTERM))
+    try:
+        assert report.main(["made", "--results", str(tmp_path)]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize(
     ("rows", "own", "said"),
     [
@@ -310,9 +372,9 @@ def test_what_keeps_ray_from_starting_ends_it_in_order(
             "resnet.yaml; study optimizer does not: no run reaches 90 %",
         ),
         (
-            {"mine": ("supported", "It is."), "optimizer": ("not tested", "No run reaches 90 %.")},
+            {"mine": ("preview only", "It is."), "optimizer": ("not tested", "No run reaches 90 %.")},
             "resnet.yaml",
-            "study mine, judged by other code: ✓ supported (preview). It is.",
+            "study mine, judged by other code: ○ preview only. It is.",
         ),
     ],
 )
@@ -322,6 +384,25 @@ def test_what_a_study_cannot_test_is_said_of_the_others(rows: dict[str, tuple[st
         judged=", judged by other code", p=None
     )
     assert scorecard._others(known, "resnet.yaml, optimizer.yaml", own) == said
+
+
+@pytest.mark.parametrize(
+    ("preview", "said"),
+    [
+        (False, "this study tests 4: 1 supported, 1 contradicted, 1 parts differ, 1 inconclusive."),
+        (True, "this study tests 4 as a preview, which supports and contradicts none."),
+    ],
+)
+def test_how_conclusions_came_out_is_counted(preview: bool, said: str) -> None:
+    came_out = ["supported", "parts differ", "inconclusive", "contradicted"]
+    tested = pd.DataFrame({"verdict": ["preview only"] * 4 if preview else came_out})
+    assert scorecard.summary(tested, 17, preview) == f"Of 17 conclusions that the two projects drew, {said}"
+
+
+def test_every_verdict_has_a_sign_of_its_own() -> None:
+    of_effects = get_args(effects.Verdict)
+    assert {*scorecard.SIGNS} == {*of_effects, verdicts.DIFFER, verdicts.PREVIEW}
+    assert len({*scorecard.SIGNS.values()}) == len(scorecard.SIGNS)
 
 
 def test_what_lies_outside_of_a_study_is_neither_read_nor_changed(
@@ -352,8 +433,3 @@ def test_verdicts_of_other_code_are_told_apart(made: Path, tmp_path: Path) -> No
     assert set(evidence._elsewhere(tmp_path / "another").judged) == {""}
     tables.write(folder, "claims", tables.read(folder, "claims"), "of another time")
     assert set(evidence._elsewhere(tmp_path / "another").judged) == {", judged by other code"}
-
-
-def test_ray_stays_out() -> None:
-    code = "import sys, analysis.report; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

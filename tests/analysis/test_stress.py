@@ -15,12 +15,12 @@ from made_runs import Arm, made
 from torch import Tensor, nn
 
 from analysis import figures_stress, measures, stress
+from analysis.claims import CLAIMS
 from analysis.corruptions import CLEAN, CORRUPTIONS, SEVERITIES, corrupt, corrupted
 from analysis.descriptors import foreground
 from analysis.sections.stressed import _summary
 from analysis.statistics import confirmed
 from analysis.stress import COLUMNS, INSIDE, inside
-from analysis.verdicts import judge
 from analysis.words import spread
 from study.config import Adam, Augmentation, FashionCNN, TrialConfig
 from study.data import Bytes, FashionMNIST, Splits, split
@@ -36,7 +36,7 @@ ALL_INSIDE = Augmentation(0.5, rotation=10, translation=0.1, scale=0.1, shear=5,
 
 # The amount of which a corruption makes no change, where that is not 0: photons, pixels of the side, pixels (OpenCV
 # takes 0 for a standard deviation to be chosen).
-NEUTRAL = {"shot_noise": 1e9, "pixelate": 28, "gaussian_blur": 1e-3, "low_pass": 1e-3}
+NEUTRAL = {"shot_noise": 4e6, "pixelate": 28, "gaussian_blur": 1e-3, "low_pass": 1e-3}
 
 
 def change(images: Bytes, changed: Bytes) -> float:
@@ -358,28 +358,38 @@ def test_measures_of_a_table_by_hand(table: pd.DataFrame) -> None:
     found = {
         "error": of.error("augmented", *both),
         "retained": of.retained("augmented", *both),
-        "mce": of.mce("augmented", "plain", *both),
+        "more_errors": np.exp(of.more_errors("augmented", "plain", *both) / 100),
     }
     assert {name: values[:3] for name, values in found.items()} == {
         "error": pytest.approx([0.4, 0.35, 0.45]),
         "retained": pytest.approx([1.2 / 1.7, 0.65 / 0.9, 0.55 / 0.8]),
-        "mce": pytest.approx([(0.55 / 0.5 + 0.25 / 0.45) / 2, (0.5 / 0.4 + 0.2 / 0.5) / 2, (1 + 0.3 / 0.4) / 2]),
+        "more_errors": pytest.approx(
+            [(0.55 / 0.5 * 0.25 / 0.45) ** 0.5, (0.5 / 0.4 * 0.2 / 0.5) ** 0.5, (0.3 / 0.4) ** 0.5]
+        ),
     }
-    assert (of.mce("plain", "plain", *both) == 1).all()
+    assert (of.more_errors("plain", "plain", *both) == 0).all()
+    np.testing.assert_allclose(
+        of.more_errors("plain", "augmented", *both), -of.more_errors("augmented", "plain", *both)
+    )
+    assert of.errors("plain", "shot_noise") == 100 * 5 * (0.4 + 0.6)
     assert measures.stressed(runs, "augmented").error("augmented", *both)[0] == pytest.approx((0.35 + 2 * 0.45) / 3)
     against = measures.stressed(runs, "plain", "perfect")
-    assert np.isnan(against.mce("plain", "perfect", *both)[0]), "no error to be relative to"
-    assert against.mce("plain", "perfect", "rotate")[0] == 1
+    for arms in (("plain", "perfect"), ("perfect", "plain")):
+        assert np.isnan(against.more_errors(*arms, *both)[0]), "no error to be relative to"
+    assert against.more_errors("plain", "perfect", "rotate")[0] == 0
 
 
 def test_page_and_scorecard_say_one_number() -> None:
-    runs = made(planted={"augmented": Arm(robust=0.2)}, images=400)
+    runs = made(planted={"augmented": Arm(robust=0.2, robust_geometric=0.2, robust_inside=0.2)}, images=400)
     evidence = SimpleNamespace(runs=runs, stress=runs.stress, reference="baseline")
     trials = runs.trials.assign(val_accuracy=runs.trials.val_accuracy.astype(float))
     (shown,) = (s for s in confirmed(trials) if s.name == "augmented")
-    ((*_, cell),) = _summary(evidence, [shown]).rows  # type: ignore[arg-type]
-    claim = judge(runs).set_index("claim").loc["augmentation-helps-robustness"]
-    assert cell == spread(100 - claim.effect, 100 - claim.high, 100 - claim.low, 1)
+    table = _summary(evidence, [shown])  # type: ignore[arg-type]
+    cell = table.rows[0][table.columns.index("relative to baseline, all")]
+    *_, effect = next(c for c in CLAIMS if c.name == "augmentation-helps-robustness").test(runs).effects
+    assert effect.what == "errors under all kinds, baseline over augmented"
+    ratios = [100 * float(np.exp(-value / 100)) for value in (effect.value, effect.high, effect.low)]  # type: ignore[operator]
+    assert cell == spread(*ratios, 1)
 
 
 def test_figures_show_every_corruption_and_are_the_same_bytes_again(table: pd.DataFrame, images: Bytes) -> None:

@@ -39,6 +39,40 @@ budget: {trials: 4, candidates: 1, seeds: 2}
 preview: {train: 100}
 """
 
+# What came later, and epochs that vary.
+TECHNIQUES = """
+model: {fashion_cnn: {channels: [8], convolutions: {int: [1, 2]}, kernel: {choice: [1, 3, 5]}, hidden: [16]}}
+optimizer:
+  choice:
+    - rmsprop: {lr: {log: [0.001, 0.1]}, alpha: {choice: [0.9, 0.99]}, momentum: {uniform: [0, 0.9]}}
+    - rmsprop: {lr: 0.2, weight_decay: {log: [1.0e-5, 0.1]}}
+schedule:
+  choice:
+    - one_cycle: {warmup: {uniform: [0.1, 0.5]}, final_division: {log: [1, 1.0e+4]}}
+    - none: {warmup: {choice: [0, 0.1]}}
+    - step: {step_size: 2, warmup: 0.2}
+    - cosine: {warmup: {uniform: [0, 0.1]}}
+augmentation: {crop: {int: [1, 3]}, reflect: {choice: [true, false]}, whole_pixels: true, flip: {uniform: [0, 0.5]}}
+epochs: {int: [2, 6]}
+mixup: {uniform: [0, 1]}
+cutmix: {choice: [0, 1]}
+ema: {choice: [0, 0.99]}
+flip_test: {choice: [false, true]}
+arms:
+  three:
+    model: {fashion_cnn: {channels: [8], convolutions: 2, kernel: 5, hidden: [16]}}
+    optimizer: {rmsprop: {lr: 0.01, alpha: 0.9}}
+    schedule: {one_cycle: {warmup: 0.2}}
+    augmentation: {crop: 2, reflect: true, whole_pixels: true, flip: 0.5}
+    epochs: 3
+    mixup: 0.4
+    cutmix: 1
+    ema: 0.99
+    flip_test: true
+budget: {trials: 6, candidates: 1, seeds: 2}
+preview: {epochs: [2, 4], trials: [3, 5], seeds: [1, 2]}
+"""
+
 # fashion_cnn: convolution 9·4 + 4, batch norm 8, linear 784·16 + 16, linear 16·10 + 10: 12,778 parameters
 TWO_NETWORKS = """
 model: {fashion_cnn: {channels: [4], hidden: [16]}}

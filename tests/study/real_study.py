@@ -6,6 +6,7 @@ import fcntl
 import os
 import queue
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,14 +27,17 @@ Key = tuple[Stage, str | None, str, int]
 class Study:
     """One study, begun or resumed as often as is wished; none of its trials is stopped early, unless by `scheduler`."""
 
-    def __init__(self, results: Path, space: str) -> None:
+    def __init__(self, results: Path, space: str, prefix: str = "f") -> None:
         self.results, self.folder = results, results / "space"
         self.log, self.space = results.parent / "log", results.parent / "space.yaml"
         self.space.write_text(space)
-        self.temporary = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))  # short, for Ray's sockets
+        self.temporary = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))  # short, for Ray's sockets
         self.statuses: list[int] = []
         self.scheduler = "none"
         self.under: list[str] = []  # the command, if any, that the study's own is given to
+        self.python = [sys.executable]  # with its options
+        self.environment = dict(os.environ)
+        self.typed_in = Path.cwd()
         self.said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def run(self, disturb: Callable[[subprocess.Popen[str]], None], *options: str) -> int:
@@ -63,10 +67,15 @@ class Study:
         new = ["--space", str(self.space), "--name", "space", "--scheduler", self.scheduler]
         new += ["--cpus-per-trial", "1", "--fidelity", "full"]
         what = ["--resume", "space"] if begun else new
-        command = [*self.under, sys.executable, "-m", "study.run", *what, "--results", str(self.results), *options]
-        environment = os.environ | {"TMPDIR": str(self.temporary)}
+        command = [*self.under, *self.python, "-m", "study.run", *what, "--results", str(self.results), *options]
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment, process_group=0
+            command,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=self.environment | {"TMPDIR": str(self.temporary)},
+            cwd=self.typed_in,
+            process_group=0,
         )
 
     def ended_as_said(self, status: int, lines: list[str]) -> None:
@@ -80,8 +89,9 @@ class Study:
     def nothing_is_left(self) -> None:
         """Neither files nor processes, once the study can be gone on with."""
         if self.folder.exists():
-            with (self.folder / ".lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # what was killed has been cleaned up
+            with (self.folder / ".lock").open("r+") as lock:  # when it is free, what was killed has been cleaned up
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                fcntl.fcntl(lock, fcntl.F_OFD_SETLKW, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
         left: list[object] = [*self.temporary.rglob("*")]
         assert not left, left
         alive = psutil.wait_procs(self.processes(), timeout=30)[1]  # multiprocessing's own ends by itself

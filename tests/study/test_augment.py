@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as vision
 
-from study.augment import ERASED_AREA, ERASED_ASPECT, augment
+from study.augment import ERASED_AREA, ERASED_ASPECT, augment, shifted
 from study.config import Augmentation
 from study.data import FashionMNIST
 
@@ -36,6 +36,9 @@ ANY = st.builds(
     shear=st.floats(0, 60),
     flip=st.floats(0, 1),
     erasing=st.floats(0, 1),
+    crop=st.integers(0, 8),
+    reflect=st.booleans(),
+    whole_pixels=st.booleans(),
 )
 
 
@@ -328,3 +331,61 @@ def test_erasing_leaves_every_other_pixel(pictures: Tensor) -> None:
     found = augment(pictures, Augmentation(1, erasing=1), seeded(0))
     assert not torch.equal(found, pictures)
     assert torch.equal(found[found != 0], pictures[found != 0])
+
+
+# Whole pixels
+
+
+@pytest.mark.parametrize("padding", ["constant", "reflect"])
+def test_a_shift_is_torchvisions_crop_of_the_padded_image(padding: str, pictures: Tensor) -> None:
+    shifts = torch.randint(-3, 4, (2, len(pictures)), generator=seeded(5))
+    found = shifted(pictures, shifts, 3, padding)
+    padded = vision.pad(pictures, [3, 3, 3, 3], padding_mode=padding)
+    for image, result, (x, y) in zip(padded, found, shifts.T.tolist(), strict=True):
+        assert torch.equal(result, vision.crop(image, 3 - y, 3 - x, SIDE, SIDE))
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+def test_crops_shift_by_up_to_so_many_pixels_all_alike(reflect: bool) -> None:
+    image = torch.zeros(1, 1, SIDE, SIDE)
+    image[0, 0, 14, 14] = 1
+    many = augment(image.expand(4000, -1, -1, -1), Augmentation(1, crop=2, reflect=reflect), seeded(6))
+    places = many.flatten(1).argmax(1)
+    counts = torch.bincount(places, minlength=SIDE * SIDE).reshape(SIDE, SIDE)
+    assert int(counts[12:17, 12:17].sum()) == 4000
+    assert counts[12:17, 12:17].min() > 4000 / 25 - 5 * (4000 / 25) ** 0.5, "each of 25 shifts is as likely"
+    edge = augment(torch.ones(500, 1, SIDE, SIDE), Augmentation(1, crop=2, reflect=reflect), seeded(7))
+    assert bool((edge == 1).all()) == reflect, "what is moved in is the mirror image, or black"
+
+
+def test_strength_scales_a_crop_to_whole_pixels(pictures: Tensor) -> None:
+    settings_ = Augmentation(0.1, crop=4)
+    assert augment(pictures, settings_, seeded(8)) is pictures
+    assert not torch.equal(augment(pictures, dataclasses.replace(settings_, strength=0.5), seeded(8)), pictures)
+
+
+def test_flips_alone_mirror_half_of_the_images_exactly(pictures: Tensor) -> None:
+    found = augment(pictures, Augmentation(1, flip=0.5), seeded(9))
+    mirrored = [torch.equal(a, b.flip(-1)) and not torch.equal(a, b) for a, b in zip(found, pictures, strict=True)]
+    same = [torch.equal(a, b) for a, b in zip(found, pictures, strict=True)]
+    assert all(m or s for m, s in zip(mirrored, same, strict=True))
+    assert 16 < sum(mirrored) < 48
+
+
+def test_whole_pixels_are_torchvisions_two_transforms(pictures: Tensor) -> None:
+    """RandomRotation, then RandomAffine(translate): at the nearest pixel each, and what leaves the frame is lost."""
+    setting = Augmentation(1, rotation=10, translation=0.1, whole_pixels=True)
+    found = augment(pictures, setting, seeded(10))
+    rotated = augment(pictures, dataclasses.replace(setting, translation=0.0), seeded(10))
+    shifts = set()
+    for image, turned, result in zip(pictures, rotated, found, strict=True):
+        moved = [
+            (x, y)
+            for x in range(-3, 4)
+            for y in range(-3, 4)
+            if torch.equal(result, vision.affine(turned, 0.0, [x, y], 1.0, [0.0, 0.0]))
+        ]
+        assert moved, "no shift by whole pixels of the rotated image"
+        shifts.add(moved[0])
+        assert not torch.equal(image, result)
+    assert len(shifts) > 15

@@ -14,7 +14,7 @@ import pytest
 from made_space import RICH, TWO_NETWORKS, read
 
 from study import choose
-from study.choose import MEASURED, RAY_BYTES, WORKER_BYTES, between, make_plan, measures, spread
+from study.choose import MEASURED, RAY_BYTES, RAY_LEAST, WORKER_BYTES, between, make_plan, measures, spread
 from study.config import FashionCNN, Model
 from study.opening import UsageError
 from study.probe import Speed, architecture
@@ -106,8 +106,12 @@ def test_memory_bounds_how_many_trials_run_at_a_time(monkeypatch: pytest.MonkeyP
     machine.speed_on = lambda cores: 100 * cores
     found = make_plan(SPACE, "asha")
     assert (found.cores, found.slots) == (3, 2), "no core is left idle"
-    Machine(monkeypatch, cores=8, free=1 << 30)
+    least = RAY_LEAST + (1 << 30) + WORKER_BYTES
+    Machine(monkeypatch, cores=8, free=least)
     assert make_plan(SPACE, "asha", cores=1).slots == 1
+    Machine(monkeypatch, cores=8, free=least - 1)
+    with pytest.raises(UsageError, match=r"^memory: got 1\.7 GiB free, must be 1\.8 GiB for Ray and one trial"):
+        make_plan(SPACE, "asha", cores=1)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate 9 TB\nat"), BrokenProcessPool("gone")])

@@ -134,8 +134,28 @@ def test_a_named_folder_goes_before_the_environment_variable(
 @pytest.mark.parametrize("missing", CHECKSUMS)
 def test_a_named_folder_without_all_files_is_an_error(copy: Path, missing: str) -> None:
     (copy / missing).unlink()
-    with pytest.raises(DataError, match=f"--data-dir: got {copy}, must be a folder with the IDX files .*{missing}"):
+    got = f"--data-dir: got {copy} without {missing}, must be a folder with the IDX files "
+    with pytest.raises(DataError, match=got):
         data.load(copy)
+
+
+@pytest.mark.parametrize("place", ["FashionMNIST/raw", "raw"])
+def test_a_folder_of_torchvisions_is_one(place: str, copy: Path, tmp_path: Path, fashion_mnist: FashionMNIST) -> None:
+    (tmp_path / "root" / place).mkdir(parents=True)
+    for name in CHECKSUMS:
+        (copy / name).rename(tmp_path / "root" / place / name)
+    assert equal(data.load(tmp_path / "root"), fashion_mnist)
+
+
+def test_a_right_checksum_is_right_whatever_the_files_name(copy: Path, fashion_mnist: FashionMNIST) -> None:
+    """As other publishers name them, plain under a packed one's name and packed under a plain one's, beside a wrong."""
+    first, second, third, fourth = CHECKSUMS
+    (copy / first).rename(copy / "train-images.idx3-ubyte")
+    (copy / second).rename(copy / f"{second}.gz")
+    replace(copy / third, gzip.compress((copy / third).read_bytes(), 1))
+    (copy / fourth).rename(copy / f"{fourth}.gz")
+    (copy / fourth).write_bytes(b"cut")
+    assert equal(data.load(copy), fashion_mnist)
 
 
 @pytest.mark.parametrize("name", CHECKSUMS)
@@ -225,12 +245,32 @@ def test_what_was_fetched_is_adopted_once_and_then_found(
     assert calls == ["torchvision"]  # the package is for where the download failed
 
 
+def test_where_nothing_can_be_kept_it_is_fetched_for_this_run_alone(
+    unpacked: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch, fashion_mnist: FashionMNIST,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    nowhere.parent.touch()  # a file where the folder of all caches would be
+    monkeypatch.setattr(data, "_from_torchvision", lambda folder: data._adopt(unpacked, folder))
+    assert equal(data.load(), fashion_mnist)
+    assert "not kept for later runs: [Errno 20] Not a directory" in capsys.readouterr().err
+
+
+def test_what_was_fetched_and_is_spoiled_is_not_kept(
+    copy: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace(copy / "t10k-labels-idx1-ubyte", b"<html>not found</html>")
+    monkeypatch.setattr(data, "_from_torchvision", lambda folder: data._adopt(copy, folder))
+    with pytest.raises(DataError, match=r"must be .+; fetch it again$"):
+        data.load()
+    assert not nowhere.exists()
+
+
 def test_half_of_what_must_be_fetched_is_not_adopted(copy: Path, nowhere: Path) -> None:
     last = list(CHECKSUMS)[-1]
     (copy / last).unlink()
     with pytest.raises(OSError, match=f"no {last}"):
         data._adopt(copy, nowhere)
-    assert not data._holds(nowhere)
+    assert data._lacking(nowhere) == [last]
 
 
 # Splits

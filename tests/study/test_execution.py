@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_space import read
 from made_trainer import STATEFUL
 from made_trials import ended
 from ray._raylet import getproctitle, setproctitle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import RunConfig, TuneConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
@@ -25,10 +27,11 @@ from ray.tune.search import Searcher
 from ray.tune.tune import _setup_signal_catching
 
 from study import execution, records
-from study.config import to_dict
+from study.config import Cosine, OneCycle, TrialConfig, to_dict
 from study.data import Splits
 from study.execution import MAX_FAILURES, Recorder, Resources, TrialQueue, best_so_far, run_trials
 from study.records import EpochRecord, TrialRecord
+from study.search import Search
 from study.trainable import Job, TrialTrainable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -335,6 +338,7 @@ def test_a_trial_whose_worker_died_before_it_began_comes_again(
     failing.fail_idle()  # as one does for which no worker can be started at all
     [(record, _)] = running.heard.ends
     assert (record.status, failing.recorder.returned) == ("failed", [])
+    assert record.attempts == attempts + 1 + MAX_FAILURES
 
 
 def test_the_queue_waits_for_what_may_come_again(running: Running) -> None:
@@ -413,6 +417,35 @@ def test_the_death_of_a_worker_is_told_as_ray_tells_it(running: Running, failing
     assert record.error == str(RayActorError())
 
 
+OOM = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: 0cb4) \
+was 3.13GB used / 23.54GB limit (0.133118)
+OOM kill reason: Memory usage 3364888576B exceeded threshold of 1263825152B (5.0% of 25276502016B limit)
+Top 10 memory users: PID\tMEM(GB)\tCOMMAND
+14755\t0.07\tray::DashboardAgent"""
+
+
+def test_that_memory_was_short_is_said_in_words(running: Running, failing: Failing) -> None:
+    failing.start()
+    failing.fail(OutOfMemoryError(OOM), recovers=False)
+    [(record, _)] = running.heard.ends
+    assert record.error == "out of memory: 3.13 of 23.54 GB were in use, and Ray ended the worker"
+    assert OOM.splitlines()[-1] in (running.folder / "error.txt").read_text()
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError(OOM), RayActorError(), KeyError("weights")], ids=repr)
+def test_tune_hears_of_an_end_for_memory_as_the_death_of_a_worker(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other than that it raises, and the study would end."""
+    heard: list[Exception] = []
+    monkeypatch.setattr(execution, "tunes_task_failed", lambda manager, task, exception: heard.append(exception))
+    manager: Any = None
+    RayActorManager._actor_task_failed(manager, tracked_actor_task=manager, exception=error)
+    assert [(type(found), str(found)) for found in heard] == [
+        (RayActorError if isinstance(error, OutOfMemoryError) else type(error), str(error))
+    ]
+
+
 # Ctrl-C
 
 
@@ -444,6 +477,53 @@ def test_an_interruption_is_not_forgotten(when: str, tmp_path: Path, monkeypatch
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     for number, handler in zip((signal.SIGINT, signal.SIGUSR1), before, strict=True):
         signal.signal(number, handler)
+
+
+VARIED = """
+model: {fashion_cnn: {channels: [4], hidden: [8]}}
+optimizer: {sgd: {lr: 0.1}}
+schedule: {choice: [cosine, one_cycle]}
+epochs: {int: [2, 6]}
+budget: {trials: 5, candidates: 1, seeds: 2}
+"""
+
+
+def rate(config: TrialConfig, step: int, steps: int) -> float:
+    """The learning rate of a step, by the formulas."""
+    if isinstance(config.schedule, Cosine):
+        return 0.05 * (1 + math.cos(math.pi * step / steps))
+    assert isinstance(config.schedule, OneCycle)
+    start, end, turn = 0.1 / 25, 0.1 / 25 / 1e4, 0.3 * steps - 1
+    first, last, share = (start, 0.1, step / turn) if step < turn else (0.1, end, (step - turn) / (steps - 1 - turn))
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * share))
+
+
+def test_a_trial_of_fewer_epochs_than_others_ends_its_schedule_with_them_and_is_complete(
+    running: Running, tmp_path: Path
+) -> None:
+    study = tmp_path / "varied"
+    search = Search(study, read(VARIED), 0, "asha")
+    queue = TrialQueue(study, search.next_trial, Resources(1, 0.0, "fp32", 1), FIFOScheduler())
+    recorder = Recorder(study, "fp32", [search], "asha", keep_stopped=False)
+    seen = set()
+    for number in range(5):
+        trial = Trial("tiny", config=queue.suggest(str(number)), stub=True)
+        recorder.on_trial_start(0, [trial], trial)
+        worker = running.worker(trial.config)
+        while not trial.last_result.get("done"):
+            result = worker.train()
+            recorder.on_trial_result(0, [trial], trial, result)
+            trial.update_last_result(result)
+        recorder.on_trial_complete(0, [trial], trial)
+        record = records.read_trial(Path(trial.config["job"]["folder"]))
+        epochs, steps = records.read_epochs(records.trial_folder(study, record)), worker.trainer.steps
+        assert (record.status, record.stop_reason) == ("completed", "finished")
+        assert [epoch.epoch for epoch in epochs] == [*range(1, record.config.epochs + 1)]
+        expected = [rate(record.config, (e.epoch - 1) * steps, record.config.epochs * steps) for e in epochs]
+        assert [epoch.lr for epoch in epochs] == pytest.approx(expected, rel=1e-9)
+        seen.add((record.config.schedule.name, record.config.epochs))
+    assert search.finished()
+    assert {name for name, epochs in seen if epochs < 6} == {"cosine", "one_cycle"}
 
 
 def test_best_so_far_never_falls_and_counts_a_diverged_epoch_0(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,17 @@ TRIALS, RUNS = 6, 9  # of the search and of confirm
 RUNGS = (1, 3)  # epochs
 LONGEST_S = 20.0  # that a run is left alone
 Fault = Callable[[subprocess.Popen[str]], bool]  # whether it could be done
+
+
+@pytest.fixture(scope="module", autouse=True)
+def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """That of this user, for the clusters that are started here."""
+    file = tmp_path_factory.mktemp("ray") / "auth_token"
+    file.touch(0o600)
+    file.write_text(secrets.token_hex(32))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_AUTH_TOKEN_PATH", str(file))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +140,12 @@ def terminate(driver: subprocess.Popen[str]) -> bool:
     return True
 
 
+def terminate_all(driver: subprocess.Popen[str]) -> bool:
+    """As `timeout`, Slurm and systemd do."""
+    os.killpg(driver.pid, signal.SIGTERM)
+    return True
+
+
 class KillAWorker:
     """Not of a trial that got no further since it was last killed: three times, and it fails for good."""
 
@@ -182,6 +200,7 @@ def disturbed(study: Study, undisturbed: Study, moments: RandomMoments, statuses
         ("driver killed", kill, 20, LONGEST_S, {-signal.SIGKILL}),
         ("Ctrl-C", interrupt, 10, LONGEST_S, {130, -signal.SIGINT}),
         ("driver terminated", terminate, 5, LONGEST_S, {130, -signal.SIGTERM}),
+        ("all processes terminated", terminate_all, 5, LONGEST_S, {130, -signal.SIGTERM}),
         ("worker killed", KillAWorker(), 20, 8.0, set()),
     ],
 )
@@ -208,6 +227,20 @@ def test_ctrl_c_is_held_down(study: Study) -> None:
 
     assert study.run(hold) == 130
     assert "Traceback" not in study.log.read_text()
+
+
+def test_it_is_suspended_for_a_minute(study: Study, undisturbed: Study) -> None:
+    def suspend(driver: subprocess.Popen[str]) -> None:
+        next(line for line in study.lines() if " epoch 2/" in line)
+        for process in (stopped := [*study.processes()]):
+            process.suspend()
+        with pytest.raises(subprocess.TimeoutExpired):
+            driver.wait(timeout=60)
+        for process in stopped:
+            process.resume()
+
+    assert study.run(suspend) == 0
+    print(f"\nsuspended: {check(study, undisturbed)}")
 
 
 def test_nobody_reads_what_it_prints(study: Study) -> None:

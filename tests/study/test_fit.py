@@ -236,7 +236,7 @@ def read_or_pass(text: str) -> Space:
     try:
         return read(text, "drawn.yaml")
     except SpaceError as error:
-        if any("images left out" not in problem for problem in error.problems):
+        if any("left out" not in problem for problem in error.problems):
             raise
         reject()
 

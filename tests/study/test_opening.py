@@ -5,7 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import shlex
 import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +23,21 @@ from made_space import read
 from made_trials import ended
 from rich.console import Console
 
-from study import choose, files, provenance, records, run
+from study import choose, files, opening, provenance, records, run
 from study.data import FashionMNIST
 from study.files import RecordError
 from study.fit import SHARE
 from study.opening import SCALE as SCALE_FILE
-from study.opening import Settings, Study, UsageError, locked, open_study, recorded_space
+from study.opening import (
+    Settings,
+    Study,
+    UsageError,
+    check_surroundings,
+    claimed,
+    locked,
+    open_study,
+    recorded_space,
+)
 from study.plan import Plan, Rest, estimate
 from study.probe import Speed, architecture
 from study.provenance import Book
@@ -218,7 +234,7 @@ def begin(path: Path, name: str, *options: str) -> tuple[Study, Plan]:
 
 
 @pytest.mark.parametrize(
-    ("train", "images", "trials"), [(1.0, 600, 3), (100.0, 900, 8), (200.0, 3400, 8), (500.0, 4000, 8)]
+    ("train", "images", "trials"), [(1.0, 600, 3), (100.0, 700, 8), (200.0, 3000, 8), (500.0, 4000, 8)]
 )
 def test_a_study_without_a_gpu_is_fitted_to_ten_minutes(
     train: float, images: int, trials: int, bounded: Path, reached: SimpleNamespace
@@ -541,6 +557,53 @@ def test_a_lock_that_another_run_has_removed_meanwhile_is_none(tmp_path: Path, m
         pass
 
 
+def no_locks(*_: Any) -> None:
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+
+def test_without_flock_another_lock_is_held_by_what_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("study.opening.fcntl.flock", no_locks)
+    command = [sys.executable, "-c", "input()"]
+    with locked(tmp_path / "run") as lock:
+        (tmp_path / "run" / "study.json").touch()
+        keeper = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(lock,))
+        with pytest.raises(UsageError, match="another run"), locked(tmp_path / "run"):
+            pass
+    with pytest.raises(UsageError, match="another run"), locked(tmp_path / "run"):
+        pass
+    keeper.communicate(b"\n")
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_a_file_system_without_locks_is_named_and_nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("flock", "fcntl"):
+        monkeypatch.setattr(f"study.opening.fcntl.{name}", no_locks)
+    got = rf"^--results: got {tmp_path}/new/results \(Function not implemented\), must be on a file system with locks"
+    with pytest.raises(UsageError, match=got), locked(tmp_path / "new" / "results" / "run"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_runs_that_nobody_named_each_gets_a_number(tmp_path: Path) -> None:
+    """At once, and beside one that was named; those that begin nothing leave nothing."""
+    arguments = run._parser().parse_args(["--space", "smoke", "--results", str(tmp_path / "results")])
+    study = open_study(arguments)
+    together = threading.Barrier(4)
+
+    def start(number: int) -> str:
+        with claimed(study, numbered=True) as (own, _):
+            together.wait()  # until all have theirs
+            return own.folder.name
+
+    with locked(tmp_path / "results" / "smoke-3"), ThreadPoolExecutor(4) as pool:
+        names = sorted(pool.map(start, range(4)))
+    assert names == ["smoke", "smoke-2", "smoke-4", "smoke-5"]
+    assert list(tmp_path.iterdir()) == []
+    with locked(study.folder), pytest.raises(UsageError, match="another run"), claimed(study, numbered=False):
+        pass
+
+
 def test_nothing_of_a_study_acts_in_the_terminal(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = files.read_json(begun / "study.json")
     about |= {"schema_version": 0, "git": {"commit": "\x1b]52;c;Y3Vy\x07\x1b[2J"}}
@@ -707,7 +770,84 @@ def test_a_space_whose_name_is_none_for_a_study_needs_one(stem: str, tmp_path: P
 def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text(SPACE)
-    for typed in ([f"--name={name}", f"--space={file}"], [f"--resume={name}"], [f"--extend={name}"]):
+    there = [] if "/" in name else [[f"--resume={name}"], [f"--extend={name}"]]  # these may be paths
+    for typed in ([f"--name={name}", f"--space={file}"], *there):
         option = typed[0].partition("=")[0]
         with pytest.raises(UsageError, match=rf"^{option}: got .+, must be 1 to 100 letters"):
             open_study(run._parser().parse_args(typed))
+
+
+# The shell's limits
+
+
+def test_too_little_address_space_is_told_before_anything_is_imported_or_measured(tmp_path: Path) -> None:
+    """Where torch could not even be imported, let alone Ray be started."""
+    command = f"ulimit -v 4000000; exec {shlex.quote(sys.executable)} -m study.run --space smoke.yaml"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --results {shlex.quote(str(tmp_path))}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (2, "", [])
+    assert re.fullmatch(r"ulimit -v: got 4000000, must be at least \d+ or unlimited: .+\n", done.stderr)
+
+
+@pytest.mark.parametrize("free", [opening.THREADS - 1, opening.THREADS, None])
+def test_too_few_threads_are_told(free: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "free_threads", lambda: free)
+    few = free is not None and free < opening.THREADS
+    with pytest.raises(UsageError, match=rf"^ulimit -u, .+: got {free} .+ {opening.THREADS}") if few else nullcontext():
+        opening.check_limits()
+
+
+@pytest.mark.parametrize("typed", ["{folder}", "{folder}/", "begun", "begun/", "./begun/"])
+def test_a_study_goes_by_its_path_too(typed: str, begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Tab completes it, from anywhere; a name alone is one in the results folder."""
+    results = ["--results", str(begun.parent)] if typed == "begun" else []
+    monkeypatch.chdir(begun.parent)
+    for options in (["--resume", typed.format(folder=begun)], ["--extend", typed.format(folder=begun), "--seeds", "9"]):
+        arguments = run._parser().parse_args([*options, *results])
+        assert open_study(arguments).folder.resolve() == begun
+        assert open_study(arguments).folder.resolve() == begun, "the second time, too"
+
+
+def test_a_name_may_end_in_a_slash(begun: Path) -> None:
+    assert opened(begun, "--resume", "begun/").folder == begun
+
+
+def test_a_path_and_results_that_contradict_each_other_are_told(begun: Path, tmp_path: Path) -> None:
+    got = rf"^--resume: got {begun}/ and --results {tmp_path}/other, must be in one folder; leave out --results$"
+    with pytest.raises(UsageError, match=got):
+        opened(tmp_path / "other" / "x", "--resume", f"{begun}/")
+    assert opened(begun, "--resume", f"{begun}/").folder == begun, "nor where they agree"
+
+
+# Where it is typed
+
+
+def test_a_folder_that_hides_a_package_is_told_of_with_the_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_surroundings("study.run")
+    for name in ("study", "analysis"):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, name, SimpleNamespace(__path__=[str(tmp_path / name)]))
+            got = rf"^{name}: got {tmp_path / name}, must be .+/{name}, which it hides: type python -P -m study.run …"
+            with pytest.raises(UsageError, match=got):
+                check_surroundings("study.run")
+
+
+def test_a_path_that_is_no_text_is_refused_before_ray_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.Process.cmdline", lambda self: ["python", "-m", "study.run", "b\udcfccher"])
+    with pytest.raises(UsageError, match="got bytes that are no text here, must be UTF-8"):
+        check_surroundings("study.run")
+
+
+def test_a_cluster_without_a_token_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    """In a process of its own, for Ray knows one token at a time."""
+    environment = {**os.environ, "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/no/such/file"}
+    command = [sys.executable, "-m", "study.run", "--space", "smoke", "--results", str(tmp_path), "--address"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = subprocess.run([*command, address], env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("--address: got no token in /no/such/file, must be the token that the cluster was")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,5 +1,6 @@
 """Optimizers against torch's plain implementations, schedules against their formulas."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn, optim
 from torch.nn import functional
 
-from study.config import SGD, Adam, AdamW, Constant, Cosine, Optimizer, Schedule, Step
+from study.config import SGD, Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, RMSprop, Schedule, Step
 from study.optimizers import build_optimizer, build_schedule
 
 SETTINGS: list[Optimizer] = [
@@ -18,6 +19,8 @@ SETTINGS: list[Optimizer] = [
     Adam(lr=0.01),
     Adam(lr=0.01, weight_decay=0.1),
     AdamW(lr=0.01, weight_decay=0.1),
+    RMSprop(lr=0.01, alpha=0.9),
+    RMSprop(lr=0.01, alpha=0.99, momentum=0.9, weight_decay=0.1),
 ]
 
 
@@ -37,6 +40,10 @@ def plain(net: nn.Module, settings: Optimizer) -> optim.Optimizer:
             return optim.Adam(net.parameters(), lr=lr, weight_decay=decay, **loop)
         case AdamW(lr=lr, weight_decay=decay):
             return optim.AdamW(net.parameters(), lr=lr, weight_decay=decay, **loop)
+        case RMSprop(lr=lr, alpha=alpha, momentum=momentum, weight_decay=decay):
+            return optim.RMSprop(
+                net.parameters(), lr=lr, alpha=alpha, momentum=momentum, weight_decay=decay, foreach=False
+            )
 
 
 def take_steps(net: nn.Module, optimizer: optim.Optimizer, count: int = 5) -> list[torch.Tensor]:
@@ -88,6 +95,9 @@ def test_settings_arrive(settings: Optimizer) -> None:
     assert type(optimizer).__name__.lower() == settings.name
     assert group["lr"] == settings.lr
     assert group["weight_decay"] == settings.weight_decay
+    if isinstance(settings, RMSprop):  # of which torch has no fused implementation
+        assert (group["alpha"], group["momentum"]) == (settings.alpha, settings.momentum)
+        return
     assert group["fused"] is True
     if isinstance(settings, SGD):
         assert (group["momentum"], group["nesterov"]) == (settings.momentum, settings.nesterov)
@@ -118,7 +128,48 @@ def test_no_schedule_leaves_the_learning_rate() -> None:
     assert set(rates(Constant(), epochs=7, steps=3)) == {0.2}
 
 
+def test_one_cycle_rises_and_falls_by_two_cosines() -> None:
+    """From lr / 25 to lr in the first 0.3 of the steps, then to lr / 25 / 1000 at the last (Smith & Topin 2019)."""
+    found = rates(OneCycle(warmup=0.3, final_division=1000), epochs=4, steps=5)[:20]
+    peak, start = 0.2, 0.2 / 25
+    end, turn = start / 1000, 0.3 * 20 - 1
+
+    def between(first: float, last: float, share: float) -> float:
+        return last + (first - last) / 2 * (1 + math.cos(math.pi * share))
+
+    rising = [between(start, peak, step / turn) for step in range(6)]
+    falling = [between(peak, end, (step - turn) / (19 - turn)) for step in range(6, 20)]
+    assert found == pytest.approx(rising + falling, rel=1e-9)
+    assert max(found) == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 2), (2, 1), (10, 1), (1, 4)])
+@pytest.mark.parametrize("warmup", [0.1, 0.3, 0.5, 0.9])
+def test_one_cycle_of_few_steps_ends_below_its_start(epochs: int, steps: int, warmup: float) -> None:
+    found = rates(OneCycle(warmup=warmup), epochs, steps)
+    assert all(0 < rate <= 0.2 * (1 + 1e-9) for rate in found)
+    assert found[0] == pytest.approx(0.2 / 25)
+
+
 @pytest.mark.parametrize("schedule", [Constant(), Step(step_size=2, gamma=0.5), Cosine()], ids=str)
+def test_a_warmup_multiplies_any_schedule_by_a_line(schedule: Schedule) -> None:
+    """Goyal et al. 2017, section 2.2: linear, from a 25th, over the first quarter of 24 steps."""
+    plain_rates, found = rates(schedule, 6, 4), rates(dataclasses.replace(schedule, warmup=0.25), 6, 4)
+    line = [min(1.0, 1 / 25 + (1 - 1 / 25) * step / 6) for step in range(25)]
+    assert found == pytest.approx([rate * share for rate, share in zip(plain_rates, line, strict=True)], abs=1e-12)
+
+
+RESUMED = [
+    Constant(),
+    Step(step_size=2, gamma=0.5),
+    Cosine(),
+    OneCycle(),
+    Cosine(warmup=0.7),
+    Step(step_size=1, gamma=0.5, warmup=0.2),
+]
+
+
+@pytest.mark.parametrize("schedule", RESUMED, ids=str)
 def test_a_schedule_goes_on_from_its_state(schedule: Schedule) -> None:
     def make() -> tuple[optim.Optimizer, optim.lr_scheduler.LRScheduler]:
         optimizer = build_optimizer(network().parameters(), SGD(lr=0.2))

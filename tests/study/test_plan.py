@@ -65,7 +65,7 @@ def test_the_page_is_part_of_the_time() -> None:
 
 def test_the_page_of_a_preview_looks_at_fewer_images() -> None:
     scale = replace(SPACE.scale, split=replace(SPACE.split, test=1000))
-    found = estimate(PLAN, SPACE.scaled(scale), "none")
+    found = estimate(PLAN, replace(SPACE.scaled(scale), budget=SPACE.budget), "none")
     # 91 · 200 + 12,000 + 200 + 1,000 = 31,400 images instead of 113,200.
     assert found.page_seconds == pytest.approx(36 + 1273.5 * 31_400 / 113_200)
 
@@ -109,7 +109,7 @@ def test_a_plan_of_another_version_is_read() -> None:
 
 
 def test_what_many_trials_take_is_estimated_from_fewer() -> None:
-    assert expected_epochs("asha", 100_000, 27) / 100_000 == expected_epochs("asha", 300, 27) / 300
+    assert expected_epochs("asha", 100_000, [27]) / 100_000 == expected_epochs("asha", 300, [27]) / 300
 
 
 # What is left of a study

@@ -21,6 +21,8 @@ from analysis import tables
 from study import data, files, records, run
 from study.data import FashionMNIST, Splits
 from study.execution import Recorder
+from study.plan import Plan
+from study.probe import Speed
 from study.progress import StageProgress
 from study.records import EpochRecord, TrialRecord
 from study.trainer import Trainer
@@ -276,6 +278,49 @@ def test_an_extended_study_searches_on_and_keeps_what_it_has(
     assert [noted["command"][3] for noted in (*about["earlier_runs"], about)] == ["--space", "--extend"]
 
 
+FOUR = """
+model: {fashion_cnn: {channels: [4], hidden: [8]}}
+optimizer: {choice: [{sgd: {lr: {choice: [0.1, 0.01]}}}, {adam: {lr: {choice: [0.01, 0.001]}}}]}
+epochs: 1
+arms: {source: {optimizer: {adam: {lr: 0.001}}}}
+split: {train: 100, validation: 100}
+budget: {trials: 10, candidates: 5, seeds: 1}
+preview: {test: 100}
+"""
+
+
+def test_a_space_of_four_configurations_is_over_after_four_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {"fashion_cnn 4 8": Speed(train=1000, evaluate=4000)}  # which it takes long to measure
+    planned = Plan("cpu", "fp32", speeds, 1, 0.0, 2, search_seconds=0.0, confirm_seconds=0.0, disk_bytes=0)
+    monkeypatch.setattr("study.choose.make_plan", lambda *_: planned)
+    (tmp_path / "four.yaml").write_text(FOUR)
+    results = ["--results", str(tmp_path)]
+    command = ["--space", str(tmp_path / "four.yaml"), "--fidelity", "preview", "--scheduler", "none", *CORES]
+    assert run.main([*command, *results]) == 0
+    printed = capsys.readouterr().out
+    assert "  space    4 configurations, none tried twice: 6 of 10 trials left over\n" in printed
+    assert "  search   4 trials of up to 1 epoch, none\n  confirm  4 configurations × 1 seed\n" in printed
+    assert "Every configuration of the space was tried: 6 trials left over\n" in printed
+    assert "3 of 5 candidates: the space has no others\n" in printed
+    assert "--extend" not in printed
+    found = trials(tmp_path / "four")
+    assert len(found) == 8
+    assert len({record.config_id for record in found.values()}) == 4
+    about = json.loads((tmp_path / "four" / "study.json").read_text())
+    assert (about["budget"], about["settings"]["scale"]["budget"]["trials"]) == (
+        {"trials": 4, "candidates": 3, "seeds": 1},
+        10,
+    )
+    for options, needless in ((["--resume", "four"], "6 of 10"), (["--extend", "four", "--trials", "5"], "5 of 9")):
+        assert run.main([*options, *results]) == 0
+        printed = capsys.readouterr().out
+        assert f"  space    4 configurations, none tried twice: {needless} trials left over\n" in printed
+        assert "0 left\n  confirm  4 configurations × 1 seed, 0 left\n" in printed
+    assert trials(tmp_path / "four") == found
+
+
 @pytest.mark.slow
 def test_the_one_epoch_rule_lets_the_best_three_go_on(tmp_path: Path) -> None:
     command = ["--space", "smoke.yaml", "--fidelity", "full", "--cpus-per-trial", "1", "--seeds", "1"]
@@ -306,8 +351,8 @@ def test_a_time_budget_ends_the_search_for_good_and_confirm_still_runs(tmp_path:
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([*QUICK, "--results", str(tmp_path), "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "3 trials of up to 1 epochs" in printed
-    assert "3 configurations × 1 seed\n" in printed
+    assert "3 trials of up to 2 epochs, " in printed
+    assert "3 configurations × 2 seeds\n" in printed
     for part in ("1 core, ", " GiB each", "PREVIEW", "MiB"):
         assert part in printed
     assert list(tmp_path.iterdir()) == []
@@ -321,7 +366,7 @@ def test_a_broken_space_gives_exit_status_2_and_starts_nothing(
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr("study.cluster.running", started)
-    monkeypatch.setattr("study.plan.make_plan", started)
+    monkeypatch.setattr("study.choose.make_plan", started)
     assert run.main(["--space", str(path), "--results", str(tmp_path)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -20,11 +20,12 @@ from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from study import records
+from study import confirm, records
 from study.config import SGD
 from study.execution import METRIC, Resources, best_so_far, replay
+from study.plan import rest
 from study.records import EpochRecord, TrialRecord
-from study.search import Proposer, Search, build_scheduler, candidates
+from study.search import Proposer, Search, build_scheduler, candidates, expected_epochs
 from study.space import Space
 
 EPOCHS = 10
@@ -155,6 +156,132 @@ def test_a_configuration_is_a_candidate_once_and_an_arm_never(tmp_path: Path) ->
     assert candidates(tmp_path, space) == [again, equal]
 
 
+def test_where_few_ran_to_the_end_those_that_were_stopped_latest_are_candidates_too(tmp_path: Path) -> None:
+    space = read(SPACE.replace(", epochs: 30", ""))
+
+    def of(number: int, *accuracies: float, **end: Any) -> TrialRecord:
+        config = replace(space.arms["source"], optimizer=SGD(lr=0.01 * number))
+        return ended(tmp_path, TrialRecord(f"s{number:04}", "search", config, 0), [*accuracies], **end)[0]
+
+    stopped: dict[str, Any] = {"status": "stopped", "stop_reason": "asha"}
+    of(1, 0.9, **stopped)
+    later = of(2, 0.5, 0.6, 0.7, **stopped)
+    of(3, 0.99, status="diverged", stop_reason="diverged")
+    completed = of(4, 0.3)
+    latest = of(5, 0.5, 0.8, 0.6, **stopped)
+    assert candidates(tmp_path, space) == [completed, latest, later][: space.budget.candidates]
+    assert space.budget.candidates >= 2
+
+
+# No configuration twice
+
+GRID = """
+model: {fashion_cnn: {channels: [4], hidden: [16]}}
+optimizer:
+  choice:
+    - sgd: {lr: {choice: [0.003, 0.03, 0.1]}, momentum: {choice: [0.5, 0.9]}}
+    - adam: {lr: ADAM}
+augmentation: {strength: {choice: [0, 1]}, rotation: {choice: [5, 10]}, flip: 0.5}
+epochs: 10
+arms:
+  inside: {optimizer: {sgd: {lr: 0.1, momentum: 0.9}}, augmentation: {strength: 0}, epochs: 30}
+  outside: {optimizer: {sgd: {lr: 0.2, momentum: 0.9}}, augmentation: {strength: 0}}
+budget: {trials: 100, candidates: 30, seeds: 2}
+"""
+
+
+@pytest.fixture
+def grid(monkeypatch: pytest.MonkeyPatch) -> Space:
+    """22 trials: (3 · 2 + 1) optimizers without augmentation or with one of two, and an arm outside."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # which takes most of the time
+    grid = read(GRID.replace("ADAM", "0.01"))
+    return grid.with_budget(grid.budget)
+
+
+def searched(study: Path, space: Space, cut: bool) -> list[TrialRecord]:
+    """A whole search, its trials ended in turn; where it is cut, every trial is by a process of its own.
+
+    Without augmentation, SGD with a learning rate of 0.03 is best, the more so with a momentum of 0.5.
+    """
+    search = Search(study, space, 0, "none")
+    while (record := search.next_trial()) is not None:
+        config = record.config
+        momentum = config.optimizer.momentum if isinstance(config.optimizer, SGD) else 5
+        accuracy = 0.9 - 0.1 * abs(math.log10(config.optimizer.lr / 0.03)) - 0.1 * momentum
+        search.trial_ended(*ended(study, record, [accuracy - 0.1 * config.augmentation.strength]))
+        search = Search(study, space, 0, "none") if cut else search
+    assert search.finished()
+    assert Search(study, space, 0, "none").ends_left == 0
+    return records.read_trials(study, "search")
+
+
+def test_a_finite_space_is_tried_whole_and_each_configuration_once_after_any_interruption(
+    grid: Space, tmp_path: Path
+) -> None:
+    assert (grid.configurations, grid.most_trials, grid.budget.trials, grid.budget.candidates) == (21, 22, 22, 20)
+    found = searched(tmp_path / "through", grid, cut=False)
+    assert [record.arm for record in found[:3]] == ["inside", "outside", None]
+    assert len(found) == 22
+    assert {grid.in_search(record.config) for record in found} == {*grid.combinations(0), grid.arms["outside"]}
+    assert searched(tmp_path / "cut", grid, cut=True) == found
+    best, *_, last = candidates(tmp_path / "through", grid)
+    assert best.config.optimizer == SGD(lr=0.03, momentum=0.5)
+    assert last.config.optimizer.name == "adam"
+    assert len(candidates(tmp_path / "through", grid)) == 20
+
+
+def test_trials_side_by_side_differ(grid: Space, tmp_path: Path) -> None:
+    search = Search(tmp_path, grid, 0, "none")
+    handed_out = list(iter(search.next_trial, None))
+    assert len({grid.in_search(record.config) for record in handed_out}) == len(handed_out) == 22
+    with pytest.raises(ValueError, match="must have a configuration that was not tried"):
+        search.proposer.ask("s0023")
+
+
+def test_where_the_best_of_a_continuous_space_is_one_configuration_it_is_tried_once(
+    grid: Space, tmp_path: Path
+) -> None:
+    text = GRID.replace("ADAM", "{log: [0.001, 0.01]}")
+    space = replace(read(text), arms={}).with_budget(replace(grid.budget, trials=35))
+    assert (space.configurations, space.budget.trials) == (math.inf, 35)
+    found = searched(tmp_path, space, cut=False)
+    assert len({record.config_id for record in found}) == 35
+    without = [record for record in found if record.config.augmentation.strength == 0]
+    assert sum(record.config.optimizer == SGD(lr=0.03, momentum=0.5) for record in without) == 1
+
+
+def test_what_is_left_is_drawn_where_tpe_asks_for_what_was_tried(
+    grid: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("study.search.ASKS", 0)
+    continuous = read(GRID.replace("ADAM", "{log: [0.001, 0.01]}").replace("flip: 0.5", "flip: {uniform: [0, 1]}"))
+    assert len({*grid.combinations(0)}) == 21
+    for space in (grid, continuous.with_budget(replace(continuous.budget, trials=60))):
+        found = searched(tmp_path / str(space.budget.trials), space, cut=False)
+        drawn = [space.in_search(record.config) for record in found]
+        assert len(set(drawn)) == len(drawn) == space.budget.trials
+        assert all(space.parameters_of(config) for config in drawn if config != space.arms["outside"])
+
+
+def test_a_continuous_space_asks_once_for_each_trial(space: Space, tmp_path: Path) -> None:
+    search = Search(tmp_path, space, 0, "none")
+    for record in iter(search.next_trial, None):
+        search.trial_ended(*ended(tmp_path, record, [0.5]))
+    asked = [trial.user_attrs["trial_id"] for trial in search.proposer.study.trials]
+    assert asked == [f"s{number:04}" for number in range(1, 17)]
+
+
+@pytest.mark.parametrize(("trials", "epochs", "ends"), [(1, 10, 2), (2, 10, 4), (4, 10, 7), (4, 1, 4)])
+def test_the_one_epoch_rule_lets_no_more_go_on_than_there_are(
+    trials: int, epochs: int, ends: int, tmp_path: Path
+) -> None:
+    space = read(SPACE.replace(f"epochs: {EPOCHS}", f"epochs: {epochs}"))
+    space = replace(space, budget=replace(space.budget, trials=trials))
+    assert Search(tmp_path, space, 0, "one-epoch").ends_left == ends
+    left = rest(space, "one-epoch")
+    assert (left.trials, left.epochs) == (trials, trials + (ends - trials) * (epochs - 1))
+
+
 def test_a_trial_that_was_cut_off_comes_first_and_counts_once(space: Space, tmp_path: Path) -> None:
     before = Search(tmp_path, space, 0, "asha")
     arm, first, second = (before.next_trial() for _ in range(3))
@@ -244,6 +371,123 @@ def test_a_kill_between_an_epoch_and_the_stop_after_it_lets_no_trial_go_on(space
     assert (settled.status, settled.stop_reason, settled.best_epoch) == ("stopped", "asha", 1)
     assert not checkpoint.exists()
     assert {"PRUNED"} == {t.state.name for t in again.proposer.study.trials if t.user_attrs["trial_id"] == cut.trial_id}
+
+
+# Epochs that vary
+
+VARIED = SPACE.replace(f"epochs: {EPOCHS}", "epochs: {choice: [2, 4, 9]}").replace(
+    "epochs: 30}", "schedule: SCHEDULE, epochs: 30}\n  short: {optimizer: {sgd: {lr: 0.1}}, batch_size: 32, epochs: 3}"
+)
+
+
+@pytest.fixture
+def varied() -> Space:
+    space = read(VARIED.replace("SCHEDULE", "none"))
+    assert space.epochs == 9
+    return space
+
+
+def test_a_trial_is_to_run_for_its_own_epochs(varied: Space, tmp_path: Path) -> None:
+    source, short, *drawn = iter(Search(tmp_path, varied, 0, "asha").next_trial, None)
+    assert {record.config.epochs for record in drawn} == {2, 4, 9}
+    assert all(record.max_epochs == record.config.epochs for record in (short, *drawn))
+    assert (source.config.epochs, source.max_epochs) == (30, 9), "an arm, at most for those of the longest"
+    chosen = next(record for record in drawn if record.max_epochs == 2)
+    planned = {record.arm: record.max_epochs for record in confirm.plan(tmp_path, varied, [chosen], 0)}
+    assert planned == {"candidate-1": 2, "source": 30, "short": 3}
+
+
+def test_a_short_trial_that_ended_by_itself_is_complete_and_may_be_a_candidate(varied: Space, tmp_path: Path) -> None:
+    search = Search(tmp_path, varied, 0, "asha")
+    while (record := search.next_trial()) is not None:
+        accuracy = {2: 0.9, 4: 0.5}.get(record.max_epochs, 0.7)
+        search.trial_ended(*ended(tmp_path, record, [accuracy] * record.max_epochs))
+    assert search.finished()
+    told = {trial.user_attrs["trial_id"]: trial for trial in search.proposer.study.trials}
+    for record in records.read_trials(tmp_path, "search"):
+        if record.arm == "short":  # of epochs that the space does not have
+            assert record.trial_id not in told
+        else:
+            trial = told[record.trial_id]
+            assert (trial.state, trial.params["epochs"]) == (TrialState.COMPLETE, record.max_epochs)
+            assert len(trial.intermediate_values) == record.max_epochs
+    assert {record.config.epochs for record in candidates(tmp_path, varied)} == {2}
+
+
+def test_rungs_are_those_of_the_longest_and_a_short_trial_fills_what_it_reached(
+    varied: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Search(tmp_path, varied, 0, "asha")
+    drawn = [record for record in iter(search.next_trial, None) if record.max_epochs in (2, 4)]
+    for record in drawn:
+        ended(tmp_path, record, [0.5] * record.max_epochs)
+    handed: list[TrialScheduler] = []
+    monkeypatch.setattr("study.search.run_trials", lambda *arguments, **_: handed.append(arguments[5]))
+    splits: Any = None
+    Search(tmp_path, varied, 0, "asha").run(splits, Resources(1, 0.0, "fp32", 1), [])
+    (resumed,) = handed
+    assert reached(resumed, [0.6] * 9) == 9, "its last, where even the best ends"
+    assert reached(resumed, [0.4] * 9) == 1, "all have reached one epoch"
+    assert reached(resumed, [0.6, 0.6, *[0.5] * 7]) == 9, "nobody has reached nine"
+    assert reached(build_scheduler("asha", varied.epochs), [0.4] * 9) == 9
+
+
+def test_what_is_left_counts_the_epochs_that_a_trial_has_on_average(varied: Space) -> None:
+    mean = (2 + 4 + 9) / 3
+    assert varied.lengths == (2, 4, 9)
+    assert rest(varied, "none").epochs == 16 * mean
+    assert rest(varied, "one-epoch").epochs == 16 + 3 * (mean - 1)
+    assert 16 < rest(varied, "asha").epochs < 16 * mean
+    longest, shortest = (expected_epochs("asha", 16, [epochs]) for epochs in (9, 2))
+    assert shortest < rest(varied, "asha").epochs < longest
+    begun = [TrialRecord(f"s{n:04}", "search", varied.arms["short"], 0, status="completed") for n in range(1, 5)]
+    assert rest(varied, "none", begun).epochs == 12 * mean
+
+
+@pytest.mark.parametrize(
+    ("schedule", "known"), [("none", True), ("one_cycle", False), ("{none: {warmup: 0.1}}", False)]
+)
+def test_tpe_learns_from_an_arm_that_is_cut_only_where_its_schedule_stays(
+    schedule: str, known: bool, tmp_path: Path
+) -> None:
+    """Over 30 epochs, of which the search trains 9; among the space's schedules are the arm's."""
+    text = (
+        VARIED.replace("SCHEDULE", schedule) + "schedule: {choice: [one_cycle, {none: {warmup: {choice: [0, 0.1]}}}]}"
+    )
+    space = read(text.replace("batch_size: 32, epochs: 3", "batch_size: 32, schedule: none, epochs: 3"))
+    search = Search(tmp_path, space, 0, "asha")
+    arm = search.next_trial()
+    assert arm is not None
+    assert (arm.arm, arm.max_epochs) == ("source", 9)
+    search.trial_ended(*ended(tmp_path, arm, [0.5] * 9))
+    assert len(search.proposer.study.trials) == known
+    own = replace(arm.config, epochs=9)
+    assert space.parameters_of(own) is not None, "another one of its name is of the space"
+
+
+def test_the_one_epoch_rule_lets_short_trials_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = read(VARIED.replace("SCHEDULE", "none").replace("[2, 4, 9]", "[1, 9]"))
+    space = replace(space, budget=replace(space.budget, trials=8))
+    runs: list[dict[str, int]] = []
+
+    def train(study: Path, next_trial: Any, *_: Any, **__: Any) -> None:
+        runs.append({})
+        while (record := next_trial()) is not None:
+            epochs = record.max_epochs if record.max_epochs == 1 or len(runs) == 2 else 1
+            runs[-1][record.trial_id] = record.max_epochs
+            accuracy = int(record.trial_id[1:]) / 10  # the last is best
+            status = "completed" if epochs == record.max_epochs else "stopped"
+            ended(study, record, [accuracy] * epochs, status=status, stop_reason="one-epoch")
+
+    monkeypatch.setattr("study.search.run_trials", train)
+    search = Search(tmp_path, space, 0, "one-epoch")
+    splits: Any = None
+    search.run(splits, Resources(1, 0.0, "fp32", 1), [])
+    assert search.finished()
+    tried, again = runs
+    assert [tried[f"s{number:04}"] for number in (6, 7, 8)] == [9, 1, 1]
+    assert again == {"s0006": 9}, "of the best three the only one that has not ended"
+    assert Search(tmp_path, space, 0, "one-epoch").ends_left == 0
 
 
 # The one-epoch rule

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -11,12 +13,25 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_space import RICH, TINY, read
+from made_space import RICH, TECHNIQUES, TINY, read
 from optuna.trial import BaseTrial, FixedTrial
 
 from study import space_file
-from study.config import SGD, Adam, Augmentation, Constant, Cosine, FashionCNN, ResNet, Step, TrialConfig, narrowed
-from study.space import Budget, Choice, Int, Part, Scale, Split
+from study.config import (
+    SGD,
+    Adam,
+    Augmentation,
+    Constant,
+    Cosine,
+    FashionCNN,
+    OneCycle,
+    ResNet,
+    Schedule,
+    Step,
+    TrialConfig,
+    narrowed,
+)
+from study.space import Budget, Choice, Distribution, Int, Part, Scale, Split
 
 SHIPPED = sorted(space_file.FOLDER.glob("*.yaml"))
 
@@ -44,7 +59,8 @@ class Drawn:
         return self.answer(name, st.sampled_from(choices))
 
 
-SPACES = {path.name: space_file.load(path) for path in SHIPPED} | {"rich": read(RICH)}
+SPACES = {path.name: space_file.load(path) for path in SHIPPED}
+SPACES |= {"rich": read(RICH), "techniques": read(TECHNIQUES)}
 
 
 def test_there_are_six_spaces() -> None:
@@ -83,7 +99,7 @@ def test_arms_of_the_first_source() -> None:
 
 def test_arms_of_the_second_source() -> None:
     common: dict[str, Any] = {"epochs": 30, "batch_size": 128, "label_smoothing": 0.0, "mean": 0.2860, "std": 0.3530}
-    common |= {"model": FashionCNN("fashion_cnn", (32, 64, 128), (256, 128), 0.25)}
+    common |= {"model": FashionCNN("fashion_cnn", (32, 64, 128), 1, 3, (256, 128), 0.25)}
     common |= {"optimizer": Adam(lr=1e-3, weight_decay=0.0), "schedule": Constant()}
     augmentation = Augmentation(strength=1.0, rotation=10.0, translation=0.1, flip=0.5)
     baseline = TrialConfig(augmentation=Augmentation(), **common)
@@ -176,7 +192,7 @@ def test_the_largest_preview_keeps_what_it_leaves_out() -> None:
     loaded = read("model: three_block" + TINY.replace("{}", "{train: 100, seeds: 1}") + "split: {train: 200, seed: 7}")
     small = loaded.at("preview")
     assert small.split == Split(100, 10_000, 10_000, 7)
-    assert small.budget == Budget(4, 1, 1)
+    assert loaded.preview.most.budget == Budget(4, 1, 1)
     assert small.epochs == 4
 
 
@@ -229,6 +245,36 @@ def test_strength_0_has_no_maxima() -> None:
     assert fixed.suggest(FixedTrial({})).augmentation == Augmentation()
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "different"),
+    [
+        ("crop: {choice: [0, 1, 2]}, flip: {choice: [0, 0.5]}", 3 * 2),
+        ("crop: {choice: [0, 1, 2]}, flip: {choice: [0, 0.5]}, reflect: {choice: [true, false]}", (3 * 2 - 1) * 2 + 1),
+        ("strength: {choice: [0.5, 1]}, flip: {choice: [0, 0.5]}, reflect: true", 2 + 1),
+        ("strength: {choice: [0, 0.5, 1]}, flip: {choice: [0, 0.5]}", 2 + 1),
+        ("flip: {choice: [0, 0.5]}, shear: {uniform: [0, 3]}", math.inf),
+        ("flip: {choice: [0, 0.5]}, shear: {choice: [1, 2]}", None),
+    ],
+)
+def test_augmentation_of_which_every_maximum_is_0_is_none(augmentation: str, different: float | None) -> None:
+    """An arm without augmentation is of such a space, and no configuration is there twice."""
+    loaded = read(
+        f"model: three_block{TINY}augmentation: {{{augmentation}}}\narms: {{a: {{augmentation: {{strength: 0}}}}}}"
+    )
+    drawn = [*loaded.combinations(0)]
+    if different is None:
+        assert loaded.parameters_of(loaded.arms["a"]) is None
+        assert loaded.configurations == len({*drawn}) == 4
+        return
+    assert loaded.configurations == different
+    assert different in (len({*drawn}), math.inf)
+    assert different in (len({config.config_id for config in drawn}), math.inf)
+    for config in [*drawn, loaded.arms["a"]]:
+        parameters = loaded.parameters_of(config)
+        assert parameters is not None
+        assert loaded.suggest(FixedTrial(parameters)) == config
+
+
 def test_models_that_differ_in_cost() -> None:
     assert [model.name for model in SPACES["resnet.yaml"].models()] == ["resnet18", "three_block"]
     assert SPACES["augmentation.yaml"].models() == (FashionCNN(),)
@@ -237,6 +283,56 @@ def test_models_that_differ_in_cost() -> None:
     assert {model.stem for model in SPACES["rich"].models() if isinstance(model, ResNet)} == {6, 64}
     arm_only = read("model: three_block" + TINY + "arms: {other: {model: resnet18}}")
     assert [model.name for model in arm_only.models()] == ["three_block", "resnet18"]
+
+
+FINITE = """
+model:
+  choice:
+    - resnet: {blocks: [1, 1], widths: {choice: [[8, 16], [9, 16], [64, 128]]}, stem: {int: [8, 10]}}
+    - resnet: {blocks: [1, 1], widths: {choice: [[10, 16], [65, 128]]}, stem: {int: [8, 10]}}
+    - fashion_cnn: {channels: [8]}
+optimizer: {sgd: {lr: {choice: [0.1, 0.01]}}}
+augmentation: {strength: {choice: [0, 0.5, 1]}, rotation: {choice: [5, 10]}, flip: 0.5}
+epochs: 4
+arms:
+  inside: &arm {model: {fashion_cnn: {channels: [8]}}, optimizer: {sgd: {lr: 0.1}}, augmentation: {strength: 0}}
+  inside_too: *arm
+budget: {trials: 300, candidates: 200, seeds: 2}
+preview: {trials: 250, width: 0.25}
+"""
+
+
+def test_a_finite_space_knows_how_many_configurations_it_has_and_plans_no_more_trials() -> None:
+    full = read(FINITE)
+    # Networks 3 · 3 + 2 · 3 + 1, learning rates 2, no augmentation or 2 strengths · 2 rotations.
+    assert full.configurations == (9 + 6 + 1) * 2 * (1 + 4) == len({*full.combinations(0)})
+    assert full.most_trials == 160 + 1  # for each arm is tried
+    assert full.with_budget(full.budget).budget == Budget(161, 159, 2)
+    assert full.with_budget(Budget(100, 1, 6)).budget == Budget(100, 1, 6)
+    # Of a quarter of the width stems are 2, and widths (2, 4) or (16, 32), in either network.
+    small = full.at("preview")
+    assert small.configurations == (2 + 1) * 2 * (1 + 4) == len({*small.combinations(0)})
+    assert small.budget == Budget(31, 29, 2)
+    assert small.reductions() == ["31 of 161 trials", "29 of 159 candidates", "networks of 0.25 times the width"]
+
+
+def test_a_space_that_varies_nothing_has_one_configuration() -> None:
+    nothing = read("model: three_block" + TINY)
+    assert [*nothing.combinations(0)] == [nothing.suggest(FixedTrial({}))]
+    assert nothing.with_budget(nothing.budget).budget == Budget(1, 1, 2)
+    arm = read("model: three_block" + TINY + "arms: {only: {}}")
+    assert arm.with_budget(arm.budget).budget == Budget(1, 0, 2)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_continuous_space_has_as_many_trials_as_are_asked_for(name: str) -> None:
+    loaded = SPACES[name]
+    assert loaded.configurations == math.inf
+    assert loaded.with_budget(loaded.budget) == loaded
+    for config in itertools.islice(loaded.combinations(1), 50):
+        parameters = loaded.parameters_of(config)
+        assert parameters is not None
+        assert loaded.suggest(FixedTrial(parameters)) == config
 
 
 def test_outside_the_space() -> None:
@@ -267,6 +363,120 @@ def test_the_search_ends_an_arm_at_the_spaces_epochs_but_cosine_annealing_would_
     assert loaded.parameters_in_search(annealed) is None
     at_12 = dataclasses.replace(annealed, epochs=12)
     assert loaded.parameters_in_search(at_12) == parameters | {"schedule": "cosine"}
+
+
+# Epochs that vary
+
+VARIED = """
+model: {fashion_cnn: {channels: [4], hidden: [16]}}
+optimizer: {sgd: {lr: {choice: [0.01, 0.1]}}}
+schedule: {choice: [{none: {warmup: {choice: [0, 0.1]}}}, step, cosine, {one_cycle: {warmup: {uniform: [0.1, 0.5]}}}]}
+epochs: EPOCHS
+arms:
+  long: {optimizer: {sgd: {lr: 0.1}}, schedule: none, epochs: 8}
+  short: {optimizer: {sgd: {lr: 0.1}}, schedule: none, epochs: 1}
+budget: {trials: 4, candidates: 1, seeds: 2}
+preview: {}
+"""
+INT, CHOICE = "{int: [2, 6]}", "{choice: [2, 5, 9]}"
+
+
+@pytest.mark.parametrize(("epochs", "lengths"), [(INT, (2, 3, 4, 5, 6)), (CHOICE, (2, 5, 9)), ("{choice: [4]}", (4,))])
+def test_epochs_are_drawn_from_what_the_space_gives(epochs: str, lengths: tuple[int, ...]) -> None:
+    loaded = read(VARIED.replace("EPOCHS", epochs))
+    assert (loaded.lengths, loaded.epochs, loaded.scale.epochs) == (lengths, max(lengths), max(lengths))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [loaded.suggest(study.ask()) for _ in range(40)]
+    assert {config.epochs for config in drawn} == {*lengths}
+    assert {config.epochs for config in loaded.combinations(0)} == {*lengths}
+    finite = read(VARIED.replace("EPOCHS", epochs).replace("{uniform: [0.1, 0.5]}", "0.3"))
+    assert finite.configurations == 2 * 5 * len(lengths)
+
+
+def test_an_arm_must_say_its_epochs_where_they_vary() -> None:
+    with pytest.raises(space_file.SpaceError, match=r"arms\.short\.epochs: got nothing, must be given because"):
+        read(VARIED.replace("EPOCHS", INT).replace(", epochs: 1", ""))
+    with pytest.raises(space_file.SpaceError, match=r"arms\.short\.epochs: got a mapping, must be a fixed value$"):
+        read(VARIED.replace("EPOCHS", INT).replace("epochs: 1", f"epochs: {INT}"))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "most", "expected"),
+    [
+        (INT, 5, Int(2, 5)),
+        (INT, 2, 2),
+        (INT, 1, 1),
+        (CHOICE, 8, Choice((2, 5, 8))),
+        (CHOICE, 4, Choice((2, 4))),
+        (CHOICE, 2, 2),
+        ("12", 4, 4),
+    ],
+)
+def test_a_preview_has_its_epochs_at_most(epochs: str, most: int, expected: Distribution | int) -> None:
+    full = read(VARIED.replace("EPOCHS", epochs))
+    small = full.scaled(dataclasses.replace(full.scale, epochs=most))
+    assert small.rest.options("epochs") == (Choice((expected,)) if isinstance(expected, int) else expected)
+    assert (small.epochs, small.scale) == (most, dataclasses.replace(full.scale, epochs=most)), "it can be made again"
+    assert f"{most} of " in " ".join(small.reductions())
+    assert {name: arm.epochs for name, arm in small.arms.items()} == {"long": min(8, most), "short": 1}
+    assert small.parameters_in_search(small.arms["long"]) is not None
+    assert full.scaled(full.scale) is full
+
+
+def test_the_bounds_of_a_preview_are_of_the_most_epochs() -> None:
+    text = VARIED.replace("EPOCHS", CHOICE)
+    scales = read(text).preview
+    assert (scales.least.epochs, scales.most.epochs) == (2, 9)
+    with pytest.raises(
+        space_file.SpaceError, match=r"preview\.epochs: got 10, must be at most 9, as in the full study"
+    ):
+        read(text.replace("preview: {}", "preview: {epochs: 10}"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "known"),
+    [
+        (Constant(), 4, 4),
+        (Constant(), 6, 6),
+        (Constant(), 8, 6),
+        (Constant(), 1, None),  # trained less than any other
+        (Constant(warmup=0.1), 4, 4),
+        (Constant(warmup=0.1), 8, None),  # whose learning rate rises for longer
+        (Step(), 8, 6),
+        (Cosine(), 4, 4),
+        (Cosine(), 8, None),
+        (OneCycle(), 2, 2),
+        (OneCycle(), 6, 6),
+        (OneCycle(), 7, None),
+        (OneCycle(), 1, None),
+        (OneCycle(warmup=0.6), 4, None),
+    ],
+)
+def test_an_arm_of_other_epochs_is_known_where_the_search_trains_the_same(
+    schedule: Schedule, epochs: int, known: int | None
+) -> None:
+    loaded = read(VARIED.replace("EPOCHS", INT))
+    arm = dataclasses.replace(loaded.arms["long"], schedule=schedule, epochs=epochs)
+    parameters = loaded.parameters_in_search(arm)
+    assert (parameters or {}).get("epochs") == known
+    if parameters is not None:
+        assert loaded.suggest(FixedTrial(parameters)) == dataclasses.replace(arm, epochs=known)
+
+
+def test_a_kernel_that_may_be_even_is_refused() -> None:
+    for kernel in ("4", "{choice: [3, 4]}", "{int: [3, 5]}"):
+        text = f"model:\n  fashion_cnn:\n    channels: [8]\n    kernel: {kernel}{TINY}"
+        with pytest.raises(space_file.SpaceError) as caught:
+            read(text)
+        (problem,) = caught.value.problems
+        must = "got a kernel that may be even, must be odd: one of 1, 3, 5 and 7"
+        assert problem.endswith(f"space.yaml:4: model.fashion_cnn.kernel: {must}")
+    arm = f"model: fashion_cnn{TINY}arms:\n  even: {{model: {{fashion_cnn: {{kernel: 2}}}}}}"
+    with pytest.raises(
+        space_file.SpaceError, match=r"space\.yaml:7: arms\.even\.model\.fashion_cnn\.kernel: got a kernel"
+    ):
+        read(arm)
+    assert read(f"model: {{fashion_cnn: {{kernel: {{choice: [1, 3, 5, 7]}}}}}}{TINY}").configurations == 4
 
 
 @pytest.mark.parametrize("name", SPACES)

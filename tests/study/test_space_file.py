@@ -19,10 +19,11 @@ from study.space_file import SpaceError
 
 BROKEN_FOLDER = Path(__file__).parent / "broken_spaces"
 MESSAGE = re.compile(r"(?s).*?:(\d+): .+: got .+, must be .+")
-TRIAL_KEYS = "model, optimizer, schedule, augmentation, epochs, batch_size, label_smoothing, mean, std"
-AUGMENTATION = "strength, rotation, translation, scale, shear, flip, erasing"
+TRIAL_KEYS = "model, optimizer, schedule, augmentation, epochs, batch_size, label_smoothing, mixup, cutmix, ema, "
+TRIAL_KEYS += "flip_test, mean, std"
+AUGMENTATION = "strength, rotation, translation, scale, shear, flip, erasing, crop, reflect, whole_pixels"
 PREVIEW = "train, validation, test, epochs, trials, candidates, seeds, width"
-MAXIMA = "one with rotation, translation, scale, shear, flip or erasing above 0"
+MAXIMA = "one with rotation, translation, scale, shear, flip, erasing or crop above 0"
 # line: key: got …, must be …
 BROKEN = {
     "bounds": """
@@ -37,7 +38,7 @@ BROKEN = {
 """,
     "bounds_together": """
 7: preview: got 5 test images left out, must be none or at least 10: what is left out is stratified too
-7: preview: got 1 test images left out, must be none or at least 10: what is left out is stratified too
+7: preview: got 1 test image left out, must be none or at least 10: what is left out is stratified too
 8: preview.train: got 50001, must be at most 50000, as in the full study
 12: preview.candidates: got 4, must be at most 3, the number of trials
 13: preview.width: got a list of 5 items, must be a number, or two: [least, most]
@@ -46,8 +47,8 @@ BROKEN = {
     "choices": """
 5: model.resnet: got an option that overlaps that of line 4, must be one that cannot take the same values
 6: model.resnet18: got an option that overlaps that of line 3, must be one that cannot take the same values
-7: model: got [text 'fashion_cnn'], must be one of resnet, resnet18, three_block, fashion_cnn
-8: model: got text 'choice', must be one of resnet, resnet18, three_block, fashion_cnn
+7: model: got [text 'fashion_cnn'], must be one of @MODELS, {NAME: {KEY: value}} or {choice: [...]} of such ones
+8: model: got text 'choice', must be one of @MODELS
 9: optimizer.sgd.lr.choice: got a list of 0 items, must be a list of 1 to 64 options
 9: optimizer.sgd.momentum.choice: got 0.90 twice, must be options that differ
 9: optimizer.sgd.nesterov.uniform: got an unknown key, must be one of choice
@@ -56,8 +57,8 @@ BROKEN = {
 11: augmentation.flip.uniform: got [0], must be two numbers, [low, high]
 11: augmentation.shear.lgo: got an unknown key, must be one of choice, uniform, log (did you mean log?)
 11: augmentation.rotation.uniform: got 5, must be two numbers, [low, high]
-12: batch_size.log: got an unknown key, must be one of choice, int
-13: epochs: got a mapping, must be a fixed value
+12: batch_size.log: got an unknown key, must be one of choice, int (did you mean int?)
+13: epochs.uniform: got an unknown key, must be one of choice, int (did you mean int?)
 """,
     "duplicate_key": """
 6: optimizer.sgd.lr: got a second one beside that of line 4, must be given once
@@ -85,30 +86,29 @@ BROKEN = {
 5: optimizer.adam.weight_decay.log: got [0, 0.1], must be [low, high] with low above 0
 """,
     "loop_of_aliases": """
-3: optimizer: got text 'choice', must be one of sgd, adam, adamw
+3: optimizer: got text 'choice', must be one of sgd, adam, adamw, rmsprop
 5: arms.one.one: got an unknown key, must be one of @TRIAL_KEYS
 """,
     "low_above_high": """
-1: model.fashion_cnn.dropout.uniform: got [0.5, 0.1], must be [low, high] with low below high
-4: optimizer.sgd.lr.log: got [0.3, 0.01], must be [low, high] with low below high
-5: optimizer.sgd.momentum.uniform: got [0.9, 0.9], must be [low, high] with low below high
-6: batch_size.int: got [256, 32], must be [low, high] with low below high
+1: model.fashion_cnn.dropout.uniform: got [0.5, 0.1], must be [0.1, 0.5], with the lower first
+4: optimizer.sgd.lr.log: got [0.3, 0.01], must be [0.01, 0.3], with the lower first
+5: optimizer.sgd.momentum.uniform: got [0.9, 0.9], must be [low, high] with low below high, or a fixed value
+6: batch_size.int: got [256, 32], must be [32, 256], with the lower first
 """,
     "missing_keys": """
 1: model: got nothing, must be given
 1: epochs: got nothing, must be given
 1: optimizer.adam.lr: got nothing, must be given
-2: schedule: got nothing, must be one of none, step, cosine
-3: augmentation.strength: got nothing, must be given
+2: schedule: got nothing, must be one of none, step, cosine, one_cycle (did you mean none?)
 4: budget.candidates: got nothing, must be given
 4: budget.seeds: got nothing, must be given
 5: preview: got 3, must be a mapping
 6: arms: got [text 'one', text 'two'], must be a mapping
 """,
     "missing_optimizer": """
-5: optimizer: got text 'adamm', must be one of sgd, adam, adamw (did you mean adam?)
+5: optimizer: got text 'adamm', must be one of sgd, adam, adamw, rmsprop (did you mean adam?)
 6: optimizer.adam.lr: got nothing, must be given
-11: arms.rms.optimizer: got text 'rmsprop', must be one of sgd, adam, adamw
+11: arms.adagrad.optimizer: got text 'adagrad', must be one of sgd, adam, adamw, rmsprop
 12: arms.searched.optimizer.sgd.lr: got a mapping, must be a fixed value
 13: arms.chosen.optimizer: got a choice, must be one fixed option in an arm
 14: arms.nothing.optimizer: got nothing, must be given because the space varies it
@@ -163,7 +163,7 @@ BROKEN = {
 14: preview.candidates: got 2, must be at most 1, the number of trials
 """,
     "tab": """
-2: file: got what is not YAML (found character '\\t' that cannot start any token), must be YAML
+2: file: got a tab, must be spaces, by which YAML is indented
 """,
     "text_for_a_number": """
 1: model.resnet.blocks: got text 'one', must be a whole number in [1, 50]
@@ -182,7 +182,7 @@ BROKEN = {
 1: model.resnet.shortcuts: got an unknown key, must be one of blocks, widths, stem, shortcut (did you mean shortcut?)
 2: optimiser: got an unknown key, must be one of @TRIAL_KEYS, split, budget, preview, arms (did you mean optimizer?)
 3: optimizer.sgd.betas: got an unknown key, must be one of lr, momentum, nesterov, weight_decay
-4: schedule.cosine.t_max: got an unknown key, must be left out: there are none here
+4: schedule.cosine.t_max: got an unknown key, must be one of warmup
 5: augmentation: got a strength above 0 and no maximum, must be @MAXIMA
 5: augmentation.rotatoin: got an unknown key, must be one of @AUGMENTATION (did you mean rotation?)
 7: budget.trails: got an unknown key, must be one of trials, candidates, seeds (did you mean trials?)
@@ -238,10 +238,127 @@ def test_broken_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         space_file.load(Path(f"{name}.yaml"))
     expected = BROKEN[name].strip()
     words = {"@TRIAL_KEYS": TRIAL_KEYS, "@AUGMENTATION": AUGMENTATION, "@MAXIMA": MAXIMA, "@PREVIEW": PREVIEW}
+    words["@MODELS"] = ", ".join(MODELS)
     for word, text in words.items():
         expected = expected.replace(word, text)
     assert caught.value.problems == [f"{name}.yaml:{line}" for line in expected.splitlines()]
     assert str(caught.value) == "\n".join(caught.value.problems)
+
+
+PLAIN = """
+model: fashion_cnn
+optimizer: {adam: {lr: 0.01}}
+epochs: 5
+budget: {trials: 4, candidates: 1, seeds: 1}
+"""
+KEYS = f"one of {TRIAL_KEYS}, split, budget"
+COMPONENT = "{NAME: {KEY: value}} or {choice: [...]} of such ones"
+UNKNOWN = "got an unknown key, must be one of"
+# What people write who know another tool, or YAML a little: a part of PLAIN, what stands for it, what is said of it.
+HABITS = [
+    ("0.01", "[0.1, 0.01]", "optimizer.adam.lr: got [0.1, 0.01], must be a value, or {choice: [0.1, 0.01]} to vary it"),
+    ("0.01", "{loguniform: [0.01, 0.3]}", f"lr.loguniform: {UNKNOWN} choice, uniform, log (did you mean log?)"),
+    ("0.01", "{quniform: [0.01, 0.3, 0.01]}", "(did you mean uniform?)"),
+    ("0.01", "{Categorical: [0.01, 0.3]}", "(did you mean choice?)"),
+    ("0.01", "{values: [0.01, 0.3]}", "(did you mean choice?)"),
+    ("0.01", "{grid_search: [0.01, 0.3]}", "(did you mean choice?)"),
+    ("epochs: 5", "epochs: 5\nbatch_size: {randint: [16, 64]}", f"{UNKNOWN} choice, int (did you mean int?)"),
+    ("epochs: 5", "epochs: 5\nbatch_size: {loguniform: [16, 64]}", f"{UNKNOWN} choice, int"),
+    ("epochs: 5", "epochs: 5\nbatch_size: {min: 16, max: 64}", "keys, must be a value or {int: [16, 64]}"),
+    (
+        "0.01",
+        "{min: 0.01, max: 0.3}",
+        "got a mapping of 2 keys, must be a value or {uniform: [0.01, 0.3]} or {log: [0.01, 0.3]}",
+    ),
+    ("0.01", "{[1]: 2, Min: 0.01, max: 0.3}", "keys, must be a value or {uniform: [0.01, 0.3]} or {log: [0.01, 0.3]}"),
+    ("0.01", "{distribution: log_uniform_values, min: 0.01, max: 0.3}", "must be a value or {log: [0.01, 0.3]}"),
+    ("0.01", "{low: 0.01, high: 0.3, log: true}", "must be a value or {log: [0.01, 0.3]}"),
+    ("0.01", "{low: 0.01, high: 0.3, log: false}", "a value or {uniform: [0.01, 0.3]} or {log: [0.01, 0.3]}"),
+    ("0.01", "{distribution: categorical, values: [1, 2]}", "must be a value or {choice: [1, 2]}"),
+    ("0.01", "{log: {min: 0.01, max: 0.3}}", "lr.log: got a mapping, must be two numbers, [0.01, 0.3]"),
+    ("0.01", "{log: [0,01, 0,3]}", "lr.log: got [0, 01, 0, 3], must be two numbers, [0.01, 0.3]"),
+    ("0.01", "0,01", "3: optimizer.adam.01: got an unknown key, must be one of lr, weight_decay (for a decimal comma"),
+    (
+        "{adam: {lr: 0.01}}",
+        "\n  adam:\n    lr: 0,01",
+        "got text '0,01', must be a number with a decimal point: write 0.01$",
+    ),
+    ("fashion_cnn", "FashionCNN", "(did you mean fashion_cnn?)"),
+    ("fashion_cnn", "ResNet18", "(did you mean resnet18?)"),
+    ("fashion_cnn", "resnet-18", "(did you mean resnet18?)"),
+    ("fashion_cnn", "[fashion_cnn, resnet18]", f"must be one of {', '.join(MODELS)}, {COMPONENT}"),
+    (
+        "{adam: {lr: 0.01}}",
+        "AdamW",
+        "got text 'AdamW', must be one of sgd, adam, adamw, rmsprop (did you mean adamw?)",
+    ),
+    ("{adam:", "{SGD:", "optimizer: got text 'SGD', must be one of sgd, adam, adamw, rmsprop (did you mean sgd?)"),
+    ("{adam:", "{adagrad:", "optimizer: got text 'adagrad', must be one of sgd, adam, adamw, rmsprop$"),
+    (
+        "{adam: {lr: 0.01}}",
+        "{name: adam, lr: 0.01}",
+        f"got a mapping, must be one of sgd, adam, adamw, rmsprop, {COMPONENT}",
+    ),
+    ("lr: 0.01", "learning_rate: 0.01", f"adam.learning_rate: {UNKNOWN} lr, weight_decay (did you mean lr?)"),
+    ("lr: 0.01", "LR: 0.01", "(did you mean lr?)"),
+    ("lr: 0.01", "lr:0.01", "(did you mean lr?)"),
+    ("epochs: 5", "num_epochs: 5", "(did you mean epochs?)"),
+    ("epochs: 5", "epochs: 5\nbatchsize: 64", f"batchsize: got an unknown key, must be {KEYS}"),
+    ("epochs: 5", "epochs: 5\nbatchsize: 64", "(did you mean batch_size?)"),
+    ("epochs: 5", "epochs: 5\nlearning-rate: 0.1", "(did you mean optimizer: {sgd: {lr: ...}}?)"),
+    ("epochs: 5", "epochs: 5\nnum_samples: 10", "(did you mean budget: {trials: ...}?)"),
+    ("epochs: 5", "epochs: 5\ndropout: 0.5", "(did you mean model: {fashion_cnn: {dropout: ...}}?)"),
+    ("epochs: 5", "epochs: {uniform: [2, 4]}", f"epochs.uniform: {UNKNOWN} choice, int (did you mean int?)"),
+    ("epochs: 5", "epochs: {min: 2, max: 4}", "epochs: got a mapping of 2 keys, must be a value or {int: [2, 4]}"),
+    ("epochs: 5", "epochs: 5\nschedule: StepLR", "(did you mean step?)"),
+    ("epochs: 5", "epochs: 5\nschedule: {CosineAnnealingLR: {}}", "(did you mean cosine?)"),
+    *(
+        ("epochs: 5", f"epochs: 5\nschedule: {no}", "none, step, cosine, one_cycle (did you mean none?)")
+        for no in ("No", "off", "~")
+    ),
+    *(
+        ("epochs: 5", f"epochs: 5\naugmentation: {no}", "must be a mapping, {strength: 0} for none")
+        for no in ("No", "off", "none", "")
+    ),
+    ("epochs: 5", "epochs: 5\naugmentation: {strength: 1, RandomRotation: 10}", "(did you mean rotation?)"),
+]
+
+
+@pytest.mark.parametrize(("plain", "habit", "expected"), HABITS, ids=lambda text: text[:30])
+def test_who_writes_it_as_elsewhere_is_told_how_it_is_written_here(plain: str, habit: str, expected: str) -> None:
+    assert PLAIN.count(plain) == 1
+    with pytest.raises(SpaceError) as caught:
+        read(PLAIN.replace(plain, habit))
+    assert any(expected in f"{problem}$" for problem in caught.value.problems), caught.value.problems
+
+
+SWEEP = """program: train.py
+method: bayes
+metric: {name: val_accuracy, goal: maximize}
+parameters:
+  learning_rate: {distribution: log_uniform_values, min: 0.0001, max: 0.1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (SWEEP.encode(), "file: got a W&B sweep, must be a space such as search_spaces/smoke.yaml, with {choice: "),
+        (PLAIN.encode("utf-16"), "file: got text in UTF-16, must be saved as UTF-8"),
+        (PLAIN.encode("utf-16-le"), "file: got text in UTF-16, must be saved as UTF-8"),
+        (PLAIN.encode("utf-16-be"), "file: got text in UTF-16, must be saved as UTF-8"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_problem(data: bytes, expected: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        read(data)
+    assert [expected in problem for problem in caught.value.problems] == [True]
+
+
+def test_a_byte_order_mark_and_other_ends_of_lines_mean_nothing() -> None:
+    plain = dataclasses.replace(read(PLAIN), text="")
+    for data in (PLAIN.encode("utf-8-sig"), PLAIN.replace("\n", "\r\n").encode(), PLAIN.replace("\n", "\r").encode()):
+        assert dataclasses.replace(read(data), text="") == plain
 
 
 def test_too_large(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_space import RICH, TINY, read
+from made_space import RICH, TECHNIQUES, TINY, read
 from optuna.trial import FixedTrial
 
 from study import config, space_file
@@ -41,7 +41,7 @@ arms:
     label_smoothing: 0.1
   two: *one
 """
-TEXTS.append(RICH.replace("{train: 100}", "{train: 100, test: 500, width: 0.5}") + EVERY_KEY)
+TEXTS += [RICH.replace("{train: 100}", "{train: 100, test: 500, width: 0.5}") + EVERY_KEY, TECHNIQUES]
 
 # fmt: off
 NUMBERS = [
@@ -54,7 +54,8 @@ WORDS = [
     "true", "false", "yes", "no", "on", "off", "null", "~", "''", "=", "é", "\u202e", "'\\0'", '"\\e[31m"', '"\\uD800"',
     '"\\UFFFFFFFF"', "'\ufeff'", "x" * 300, "sgd", "adam", "adamw", "resnet", "resnet18", "three_block", "fashion_cnn",
     "none", "step", "cosine", "lr", "momentum", "nesterov", "weight_decay", "strength", "dropout", "shortcut", "stem",
-    "model", "epochs", "batch_size", "choice", "uniform", "log", "int", "<<", "candidate-1", "../x", "<b>x</b>",
+    "model", "epochs", "batch_size", "rmsprop", "one_cycle", "warmup", "kernel", "convolutions", "crop", "reflect",
+    "mixup", "ema", "choice", "uniform", "log", "int", "<<", "candidate-1", "../x", "<b>x</b>",
 ]
 VALUES = [
     "[]", "{}", "[[]]", "[{}]", "[1, 2]", "[8, 8]", "{choice: []}", "{choice: [1]}", "{choice: [1, 2]}", "{a: 1}",
@@ -221,7 +222,8 @@ def meant(tree: dict[str, Any], name: str, text: str) -> Space:
     """What a space means, read a second time from YAML's Python values: no checks, but nothing may be left over.
 
     Two different trees mean the same only where the README says so: a key left out is its default, an option's name
-    alone is that option with its defaults, a choice of one is that one, and strength 0 has no maxima.
+    alone is that option with its defaults, a choice of one is that one, augmentation without a strength is of strength
+    1, and strength 0 has no maxima.
     """
 
     def value(given: Any, field: dataclasses.Field[Any]) -> Any:
@@ -265,7 +267,7 @@ def meant(tree: dict[str, Any], name: str, text: str) -> Space:
                 options = chosen["choice"] if isinstance(chosen, dict) and list(chosen) == ["choice"] else [chosen]
                 found[kind] = tuple(option(kind, each, before) for each in options)
         if "augmentation" in given:
-            augmented = part("augmentation", Augmentation(), given["augmentation"])
+            augmented = part("augmentation", Augmentation(strength=1), given["augmentation"])
             off = augmented.greatest("strength") == 0
             found["augmentation"] = (Part("augmentation", Augmentation(), {}) if off else augmented,)
         return found
@@ -289,7 +291,7 @@ def meant(tree: dict[str, Any], name: str, text: str) -> Space:
 
     def scale(end: int) -> Scale:
         given = {key: bounds[end] if isinstance(bounds, list) else bounds for key, bounds in tree["preview"].items()}
-        whole = vars(split) | vars(budget) | {"epochs": rest.base.epochs, "width": 1}
+        whole = vars(split) | vars(budget) | {"epochs": rest.greatest("epochs"), "width": 1}
         least = {"train": 500, "validation": 500, "test": 1000, "epochs": 2, "candidates": 1, "seeds": 2, "width": 0.25}
         least["trials"] = len(tree.get("arms", {})) + max(2, given.get("candidates", 0))
         default = {key: min(number, whole[key]) for key, number in least.items()} if end == 0 else whole
@@ -330,7 +332,7 @@ def usable(full: Space) -> None:
         for arm in space.arms.values():
             in_range(arm)
             known = space.parameters_in_search(arm)
-            at_end = dataclasses.replace(arm, epochs=space.epochs)
+            at_end = dataclasses.replace(arm, epochs=min(arm.epochs, space.epochs))
             assert known is None or space.suggest(FixedTrial(known)) == at_end
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from study.config import MODELS, FashionCNN, Model, ResNet
 from study.models import CLASSES, build_model
-from study.models.resnet import BasicBlock
+from study.models.resnet import BasicBlock, StridedConv2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,6 +92,20 @@ class CountRelus(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += "relu" in str(func) or "clamp" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+class ConvolutionSizes(TorchDispatchMode):
+    """Lists kernel, stride and side of each convolution that torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[tuple[int, int, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket is torch.ops.aten.convolution:
+            x, weight, _, stride, *_ = args
+            self.sizes.append((weight.shape[-1], stride[0], x.shape[-1]))
         return func(*args, **(kwargs or {}))
 
 
@@ -212,6 +226,27 @@ def test_pooling_before_rectifying_changes_no_bit(precision: torch.dtype) -> Non
             optimizer.step()
     for one, other in zip(ours.state_dict().values(), usual.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_no_network_has_a_strided_convolution_of_which_onednn_corrupts_the_gradients() -> None:
+    deep = ResNet("resnet", blocks=(1,) * 8, widths=(2,) * 8, stem=2)  # sides 28, 14, 7, 4, 2, 1, 1, 1
+    with torch.no_grad(), ConvolutionSizes() as asked:
+        build_model(deep, 0)(images())
+    assert len(asked.sizes) == 1 + 2 * 8 + 7
+    assert {(kernel, side) for kernel, stride, side in asked.sizes if stride > 1} == {(3, s) for s in (28, 14, 7, 4, 2)}
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("side", [1, 2, 7])
+def test_a_strided_convolution_is_that_of_torch(kernel: int, side: int) -> None:
+    torch.manual_seed(0)
+    ours = StridedConv2d(3, 4, kernel, 2, padding=kernel // 2, bias=False)
+    torch.manual_seed(0)
+    usual = nn.Conv2d(3, 4, kernel, 2, padding=kernel // 2, bias=False)
+    assert list(ours.state_dict()) == ["weight"]
+    assert torch.equal(ours.weight, usual.weight)
+    x = torch.randn(5, 3, side, side)
+    torch.testing.assert_close(ours(x), usual(x))
 
 
 def test_dropout_stands_before_the_first_two_linear_layers() -> None:
