@@ -85,7 +85,7 @@ def test_no_difference_is_claimed_that_the_interval_does_not_support(tmp_path: P
 
 def test_one_seed_has_no_interval_and_says_so(tmp_path: Path) -> None:
     html, text = pages(make(tmp_path / "made", seeds=1, fidelity="preview"))
-    assert title(text) == "Candidate-1 is ahead of the arm baseline by 1.67 points of test accuracy, in a preview"
+    assert title(text) == "One seed: whether candidate-1 and the arm baseline differ is not shown"
     assert "There is one seed, so there are no intervals." in text
     assert "one seed, so no interval" in text
     assert "95 % interval 8" not in text

@@ -108,7 +108,8 @@ def test_a_study_of_arms_only_compares_them(tmp_path: Path) -> None:
     ("seeds", "gain", "said"),
     [
         (2, 0.044, "Candidate-1 is ahead of the arm baseline by 4.00 points of test accuracy, in a preview"),
-        (1, 0.006, "Candidate-1 is ahead of the arm baseline by 0.20 points of test accuracy, in a preview"),
+        (2, 0.006, "Candidate-1 is ahead of the arm baseline by 0.20 points of test accuracy, in a preview"),
+        (1, 0.044, "One seed: whether candidate-1 and the arm baseline differ is not shown"),
         (2, 0.004, "Candidate-1 and the arm baseline are level in test accuracy, in a preview"),
         (2, -0.026, "The arm baseline is ahead of candidate-1 by 3.00 points of test accuracy, in a preview"),
     ],

@@ -257,20 +257,26 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(
 def test_an_extended_study_searches_on_and_keeps_what_it_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also at the scale that it was fitted to, which is the least, for a second is too little."""
-    results = ["--results", str(tmp_path)]
-    command = ["--space", "smoke.yaml", "--fidelity", "1s", *CORES, "--seeds", "1"]
+    """Also at the scale that it was fitted to."""
+    results, space = ["--results", str(tmp_path)], tmp_path / "large.yaml"
+    # No machine makes the full study in ten minutes, and there is one preview.
+    text = ONE_ARM.replace("split: {train: 600, validation: 300}", "split: {train: 50000, validation: 10000}")
+    text = text.replace("{trials: 1, candidates: 0, seeds: 1}", "{trials: 100000, candidates: 1, seeds: 2}")
+    small = "{train: 500, validation: 200, test: 100, epochs: 2, trials: 2, candidates: 1, seeds: 1, width: 1}"
+    space.write_text(text.replace("{test: 100}", small))
+    command = ["--space", str(space), "--fidelity", "10m", "--scheduler", "none", *CORES]
     assert run.main([*command, *results, "--name", "grown", "--trials", "3"]) == 0
     before = trials(tmp_path / "grown")
-    assert {record.split for record in before.values()} == {"500 train, 200 validation, 500 test, seed 0"}
-    assert "1 s are too few here, even for the least preview of this space" in capsys.readouterr().out
+    assert {record.split for record in before.values()} == {"500 train, 200 validation, 100 test, seed 0"}
+    assert {record.max_epochs for record in before.values()} == {2}
+    assert "3 of 100,000 trials" in capsys.readouterr().out
     scale = files.read_json(tmp_path / "grown" / "scale.json")
     assert scale == files.read_json(tmp_path / "grown" / "study.json")["settings"]["scale"]
     assert run.main(["--resume", "grown", *results]) == 0
     assert trials(tmp_path / "grown") == before
     assert run.main(["--extend", "grown", "--trials", "1", *results]) == 0
     after = trials(tmp_path / "grown")
-    assert {record.split for record in after.values()} == {record.split for record in before.values()}
+    assert {(r.split, r.max_epochs) for r in after.values()} == {(r.split, r.max_epochs) for r in before.values()}
     assert {i: after[i] for i in before} == before
     assert {i for i in set(after) - set(before) if i.startswith("s")} == {"s0004"}
     about = json.loads((tmp_path / "grown" / "study.json").read_text())
