@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from analysis import plotting  # noqa: F401  before a test imports matplotlib
-from study import data
+from study import data, speeds
 from study.data import FashionMNIST, Splits
 
 
@@ -40,6 +40,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_speeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests measure is kept apart from what this user's studies have measured."""
+    path = tmp_path_factory.mktemp("cache") / "speeds.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speeds, "of_this_user", lambda: speeds.KnownSpeeds(path))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -460,7 +460,8 @@ def test_what_no_verdict_rests_on_is_said(studies: dict[str, pd.DataFrame]) -> N
 @pytest.mark.parametrize("space", ["resnet.yaml", "optimizer.yaml"])
 def test_a_preview_has_the_sources_settings_on_a_smaller_scale(space: str) -> None:
     runs = made(space, seeds=2, images=FEW)
-    arms = space_file.load(space_file.FOLDER / space).at("preview").arms
+    full = space_file.load(space_file.FOLDER / space)
+    arms = full.scaled(full.preview.least if space == "resnet.yaml" else full.preview.most).arms
     small = pd.DataFrame({name: {"model": arm.model.name, **hyperparameters(arm)} for name, arm in arms.items()}).T
     trials = runs.trials.drop(columns=small.columns, errors="ignore").join(small.infer_objects(), on="arm")
     preview = dataclasses.replace(runs, trials=trials.assign(fidelity="preview"))

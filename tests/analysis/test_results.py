@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from made_study import make
 
 from analysis import tables
@@ -101,3 +102,34 @@ def test_a_study_of_arms_only_compares_them(tmp_path: Path) -> None:
     table = differences(standings, alone, "baseline")
     assert "interval over seeds alone" in table.caption
     assert table.rows[0][2] == row[2]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "gain", "said"),
+    [
+        (2, 0.044, "Candidate-1 is ahead of the arm baseline by 4.00 points of test accuracy, in a preview"),
+        (2, 0.006, "Candidate-1 is ahead of the arm baseline by 0.20 points of test accuracy, in a preview"),
+        (1, 0.044, "One seed: whether candidate-1 and the arm baseline differ is not shown"),
+        (2, 0.004, "Candidate-1 and the arm baseline are level in test accuracy, in a preview"),
+        (2, -0.026, "The arm baseline is ahead of candidate-1 by 3.00 points of test accuracy, in a preview"),
+    ],
+)
+def test_the_title_of_a_preview_says_who_is_ahead(seeds: int, gain: float, said: str, tmp_path: Path) -> None:
+    runs = study(make(tmp_path / "made", seeds=seeds, gain=gain, images=500))
+    title, facts, lede = headline(runs.trials, confirmed(runs.trials), runs, preview=True)
+    assert title == said
+    assert ("interval" in facts[2].sure, "one seed, so no interval" in facts[2].sure) == (True, seeds == 1)
+    assert lede[1] == "A preview proves nothing: the full study may end the other way round."
+    in_full, *_ = headline(runs.trials, confirmed(runs.trials), runs)
+    assert "ahead" not in in_full
+    assert (in_full == "One seed: whether candidate-1 and the arm baseline differ is not shown") == (seeds == 1)
+
+
+def test_of_a_preview_whose_seeds_diverged_nothing_is_judged_either(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=3, images=50)
+    for record in records.read_trials(folder, "confirm"):
+        if record.arm == "candidate-1" and record.seed > 1:
+            records.write_trial(folder, replace(record, status="diverged", stop_reason="diverged", test_accuracy=None))
+    runs = study(folder)
+    title, _, _ = headline(runs.trials, confirmed(runs.trials), runs, preview=True)
+    assert title == "Not judged: 1 of 3 seeds diverged (candidate-1)"

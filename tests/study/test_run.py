@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from analysis import tables
-from study import data, records, run
+from study import data, files, records, run
 from study.data import FashionMNIST, Splits
 from study.execution import Recorder
 from study.plan import Plan
@@ -254,14 +254,29 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(
     assert losses(epochs) == losses(alone(record, data.split(fashion_mnist, 600, 300, 100, seed=0)))
 
 
-def test_an_extended_study_searches_on_and_keeps_what_it_has(tmp_path: Path) -> None:
-    results = ["--results", str(tmp_path)]
-    assert run.main([*QUICK, *results, "--name", "grown", "--trials", "3"]) == 0
+def test_an_extended_study_searches_on_and_keeps_what_it_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also at the scale that it was fitted to."""
+    results, space = ["--results", str(tmp_path)], tmp_path / "large.yaml"
+    # No machine makes the full study in ten minutes, and there is one preview.
+    text = ONE_ARM.replace("split: {train: 600, validation: 300}", "split: {train: 50000, validation: 10000}")
+    text = text.replace("{trials: 1, candidates: 0, seeds: 1}", "{trials: 100000, candidates: 1, seeds: 2}")
+    small = "{train: 500, validation: 200, test: 100, epochs: 2, trials: 2, candidates: 1, seeds: 1, width: 1}"
+    space.write_text(text.replace("{test: 100}", small))
+    command = ["--space", str(space), "--fidelity", "10m", "--scheduler", "none", *CORES]
+    assert run.main([*command, *results, "--name", "grown", "--trials", "3"]) == 0
     before = trials(tmp_path / "grown")
+    assert {record.split for record in before.values()} == {"500 train, 200 validation, 100 test, seed 0"}
+    assert {record.max_epochs for record in before.values()} == {2}
+    assert "3 of 100,000 trials" in capsys.readouterr().out
+    scale = files.read_json(tmp_path / "grown" / "scale.json")
+    assert scale == files.read_json(tmp_path / "grown" / "study.json")["settings"]["scale"]
     assert run.main(["--resume", "grown", *results]) == 0
     assert trials(tmp_path / "grown") == before
     assert run.main(["--extend", "grown", "--trials", "1", *results]) == 0
     after = trials(tmp_path / "grown")
+    assert {(r.split, r.max_epochs) for r in after.values()} == {(r.split, r.max_epochs) for r in before.values()}
     assert {i: after[i] for i in before} == before
     assert {i for i in set(after) - set(before) if i.startswith("s")} == {"s0004"}
     about = json.loads((tmp_path / "grown" / "study.json").read_text())
