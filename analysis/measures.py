@@ -25,7 +25,7 @@ POINTS = "points"  # percentage points
 ACCURACY = 0.5  # points of accuracy, of its gap between training and test, and of what is wrong though confident
 ERRORS = 2.0  # points of error rate, between images that show what a claim names and others
 FALL = 5.0  # points of accuracy under a corruption
-SHARE = 5.0  # points of a share, as of the evidence or of the retained accuracy; or % of how many errors there are
+SHARE = 5.0  # points of a share, as of evidence, decisions or retained accuracy; or % of how many errors there are
 LOSS = 0.05  # nats
 NO_SEED = "what it compares has no seed in common"
 

@@ -123,7 +123,7 @@ PLANTED = [
     ("cnn differs", "similar-classes-dominate", "parts differ", -5),
     ("cnn right", "low-contrast-fails", "supported", 9),
     ("cnn wrong", "low-contrast-fails", "contradicted", -9),
-    ("cnn differs", "low-contrast-fails", "parts differ", 0),
+    ("cnn differs", "low-contrast-fails", "parts differ", -8),
     ("cnn right", "occluded-or-folded-fails", "supported", 9),
     ("cnn wrong", "occluded-or-folded-fails", "contradicted", -9),
     ("cnn differs", "occluded-or-folded-fails", "parts differ", -12),
