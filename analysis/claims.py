@@ -381,7 +381,7 @@ def _augmentation_accuracy(runs: Runs) -> Found:
     before, after = runs.augmentation()
     more, notes = gain(runs, before, after, runs.weights), _by_best(runs, before, after)
     if more.images is not None:
-        change = failures.mended_and_broken(runs.predictions, before, after)
+        change = failures.mended_and_broken(runs.predicted(runs.weights), before, after)
         counts = change.images.value_counts()
         notes += [
             f"From one {'ensemble' if more.seeds > 1 else 'network'} to the other, augmentation mends "

@@ -45,9 +45,7 @@ def contrast(runs: Runs, weights: Mapping[str, float], what: str, of_networks: W
     by_seed = sum(100 * weight * runs.by_seed(arm, lambda t: t[column]) for arm, weight in weights.items())
     own, what = pd.Series(by_seed).dropna(), f"test accuracy{WITH[of_networks]}, {what}"
     seeds = known(own)
-    table = runs.predictions if of_networks == "best" else runs.last_predictions
-    if table is None:
-        return over_seeds(seeds, what, POINTS, ACCURACY)
+    table = runs.predicted(of_networks)
     table = table[(table.stage == "confirm") & table.arm.isin(list(weights)) & table.seed.isin(own.index)]
     if table.trial_id.nunique() < len(weights) * len(seeds):
         return over_seeds(seeds, what, POINTS, ACCURACY)
