@@ -380,9 +380,8 @@ def _suppressed(runs: Runs, *arms: str) -> list[str]:
 def _augmentation_accuracy(runs: Runs) -> Found:
     before, after = runs.augmentation()
     more, notes = gain(runs, before, after, runs.weights), _by_best(runs, before, after)
-    predictions = runs.predictions if runs.weights == "best" else runs.last_predictions
-    if more.images is not None and predictions is not None and len(predictions):
-        change = failures.mended_and_broken(predictions, before, after)
+    if more.images is not None:
+        change = failures.mended_and_broken(runs.predicted(runs.weights), before, after)
         counts = change.images.value_counts()
         notes += [
             f"From one {'ensemble' if more.seeds > 1 else 'network'} to the other, augmentation mends "

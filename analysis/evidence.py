@@ -104,7 +104,7 @@ def gather(folder: Path, top: int, stressed: int | None, step: Said, data_dir: P
     images, maps, two, standings = None, {}, [], confirmed(trials)
     if len(predictions) and not {"train", "validation", "test", "seed"} <= (about.get("split") or {}).keys():
         missing.append("What the networks predicted: study.json does not say how the images were split.")
-        predictions = predictions[:0]
+        predictions, last = predictions[:0], last[:0]
     if len(predictions):
         step("descriptors")
         images, splits = _images(folder, about, predictions, data_dir)

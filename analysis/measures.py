@@ -25,7 +25,7 @@ POINTS = "points"  # percentage points
 ACCURACY = 0.5  # points of accuracy, of its gap between training and test, and of what is wrong though confident
 ERRORS = 2.0  # points of error rate, between images that show what a claim names and others
 FALL = 5.0  # points of accuracy under a corruption
-SHARE = 5.0  # points of a share, as of the evidence or of the retained accuracy; or % of how many errors there are
+SHARE = 5.0  # points of a share, as of evidence, decisions or retained accuracy; or % of how many errors there are
 LOSS = 0.05  # nats
 NO_SEED = "what it compares has no seed in common"
 
@@ -45,9 +45,7 @@ def contrast(runs: Runs, weights: Mapping[str, float], what: str, of_networks: W
     by_seed = sum(100 * weight * runs.by_seed(arm, lambda t: t[column]) for arm, weight in weights.items())
     own, what = pd.Series(by_seed).dropna(), f"test accuracy{WITH[of_networks]}, {what}"
     seeds = known(own)
-    table = runs.predictions if of_networks == "best" else runs.last_predictions
-    if table is None:
-        return over_seeds(seeds, what, POINTS, ACCURACY)
+    table = runs.predicted(of_networks)
     table = table[(table.stage == "confirm") & table.arm.isin(list(weights)) & table.seed.isin(own.index)]
     if table.trial_id.nunique() < len(weights) * len(seeds):
         return over_seeds(seeds, what, POINTS, ACCURACY)

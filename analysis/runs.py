@@ -32,6 +32,11 @@ class NoRows(NotTested):
     """The arms are there, what is to be measured of them is not."""
 
 
+def _nothing() -> pd.DataFrame:
+    """Return a table without rows, as of what a study did not keep."""
+    return pd.DataFrame(columns=["stage", "arm", "seed", "trial_id"])
+
+
 @dataclass(frozen=True)
 class Runs:
     """The tables of a study that claims are judged by, as `tables.read` gives them."""
@@ -44,8 +49,8 @@ class Runs:
     attention_checks: pd.DataFrame
     stress: pd.DataFrame
     calibration: pd.DataFrame
-    cue_conflict: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"trial_id": []}))
-    last_predictions: pd.DataFrame | None = None  # by the last epoch's weights; the others are by the best epoch's
+    cue_conflict: pd.DataFrame = field(default_factory=_nothing)
+    last_predictions: pd.DataFrame = field(default_factory=_nothing)  # `predictions` are by the best epoch's weights
     arms: pd.DataFrame = field(init=False)  # of the arms to be confirmed, by name: the model and the hp_* columns
     lost: dict[str, str] = field(init=False)  # by arm, what became of seeds that failed or diverged: `lost_seeds`
     used: set[str] = field(init=False, default_factory=set)  # the arms whose rows were asked for
@@ -61,6 +66,10 @@ class Runs:
         """The weights by which the sources' numbers are judged: the last epoch's, if all completed runs kept them."""
         done = self.completed
         return "last" if len(done) and done.test_accuracy_last.notna().all() else "best"
+
+    def predicted(self, weights: Weights) -> pd.DataFrame:
+        """Return the predictions with the weights of the best validation epoch or of the last; empty if not kept."""
+        return {"best": self.predictions, "last": self.last_predictions}[weights]
 
     @property
     def completed(self) -> pd.DataFrame:

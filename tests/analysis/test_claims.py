@@ -18,7 +18,7 @@ from analysis import runs as runs_module
 from analysis.attention import VARIANTS
 from analysis.claims import CLAIMS, Found
 from analysis.effects import Effect, over_seeds
-from analysis.measures import partial_error, stressed
+from analysis.measures import excess_error, partial_error, stressed
 from analysis.runs import NoRows, Runs
 from analysis.statistics import Crossed
 from analysis.verdicts import COLUMNS, DIFFER, NOT_TESTED, PREVIEW, Judged, judge
@@ -33,6 +33,11 @@ SPACES = ("fashion_cnn.yaml", "optimizer.yaml", "skip_connections.yaml")
 def judged(space: str, images: int = IMAGES, **planted: Arm) -> pd.DataFrame:
     """Every claim by its name, judged on a made study of a space's arms."""
     return judge(made(space, planted, images=images)).set_index("claim")
+
+
+def found_of(name: str, runs: Runs) -> Found:
+    """What the test of one claim finds."""
+    return next(claim for claim in CLAIMS if claim.name == name).test(runs)
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +189,7 @@ def test_an_arm_that_is_better_by_little_is_found_on_the_whole_test_set() -> Non
 def test_one_of_two_effects_is_not_enough() -> None:
     """But each is said, with its interval."""
     one = Arm(more={"low_contrast": 20}, falls={"occlusion": 20}, gap=9)
-    augmented = Arm(garment=90, robust_geometric=0.4, falls={"occlusion": 20})
-    found = judged(CNN, baseline=one, augmented=augmented)
+    found = judged(CNN, baseline=one, augmented=Arm(garment=90, falls={"occlusion": 20}, robust_geometric=0.4))
     for name in (
         "low-contrast-fails",
         "occluded-or-folded-fails",
@@ -209,25 +213,28 @@ def test_a_preview_supports_and_contradicts_nothing() -> None:
 def test_a_source_is_judged_by_the_last_epoch_and_the_best_is_said_beside_it() -> None:
     """Choosing the epoch lifts one arm and not the other: by the one rule they differ, by the other they do not."""
     planted = {"sgd_baseline": Arm(90, last=86), "adam_step": Arm(90)}
-    row = judge(made(BOTH, planted, images=IMAGES)).set_index("claim").loc["adam-steplr-beats-sgd"]
-    assert (row.verdict, row.images) == ("supported", IMAGES)
-    assert row.effect == pytest.approx(4, abs=1)
-    assert row.effect_of == "test accuracy with the last epoch's weights, adam_step less sgd_baseline"
-    best = "By the weights of the best validation epoch: Test accuracy, adam_step less sgd_baseline: "
-    of_best = row.why.partition(best)[2]
-    assert abs(float(of_best.split(" ")[0].replace("−", "-"))) < 1
-    without = judge(made(BOTH, planted, images=IMAGES, last=False)).set_index("claim").loc["adam-steplr-beats-sgd"]
-    assert without.verdict in ("no material effect", "inconclusive")
-    assert without.effect_of == "test accuracy, adam_step less sgd_baseline"
-    assert "the last epoch's were not kept" in without.why
+    kept, gone = (
+        found_of("adam-steplr-beats-sgd", made(BOTH, planted, images=1000, last=last)) for last in (True, False)
+    )
+    (by_last,), (by_best,) = kept.effects, gone.effects
+    assert (by_last.verdict, by_last.images, by_last.crossed) == ("supported", 1000, True)
+    assert by_last.value == pytest.approx(4, abs=1)
+    assert by_last.what == "test accuracy with the last epoch's weights, adam_step less sgd_baseline"
+    assert by_best.verdict in ("no material effect", "inconclusive")
+    assert by_best.what == "test accuracy, adam_step less sgd_baseline"
+    assert "the last epoch's were not kept" in gone.notes[0]
+    said = "By the weights of the best validation epoch: Test accuracy, adam_step less sgd_baseline: "
+    assert abs(float(kept.notes[0].removeprefix(said).split(" ")[0].replace("−", "-"))) < 1
 
 
 def test_every_claim_about_a_source_s_numbers_goes_by_the_last_epoch() -> None:
-    optimizers = judged(BOTH, FEW, adam_step=Arm(last=80), adam_none=Arm(last=80), adam_cosine=Arm(last=80))
-    worse = ["adam-steplr-beats-sgd", "because-of-adam"]
-    assert (optimizers.verdict[worse] == "contradicted").all()
-    augmented = judged(CNN, FEW, augmented=Arm(last=80)).loc["augmentation-helps-accuracy"]
-    assert augmented.verdict == "contradicted"
+    runs = made(BOTH, {name: Arm(last=80) for name in ("adam_none", "adam_cosine", "adam_step")}, images=FEW)
+    for name in ("adam-steplr-beats-sgd", "because-of-adam"):
+        assert found_of(name, runs).effects[0].verdict == "contradicted"
+    found = found_of("augmentation-helps-accuracy", made(CNN, {"augmented": Arm(last=80)}, images=FEW))
+    assert found.effects[0].verdict == "contradicted"
+    mended, broken = map(int, re.findall(r"(?:mends|breaks) (\d+)", found.notes[-1]))
+    assert broken > mended + 20, "of the same networks"
 
 
 def test_where_one_run_has_not_kept_the_last_epoch_all_are_judged_by_the_best() -> None:
@@ -240,7 +247,8 @@ def test_where_one_run_has_not_kept_the_last_epoch_all_are_judged_by_the_best() 
 
 def test_without_the_last_predictions_the_last_accuracies_have_no_interval_over_images() -> None:
     """Those of the best epoch are of other networks."""
-    runs = dataclasses.replace(made(BOTH, {"adam_step": Arm(90, last=80)}, images=FEW), last_predictions=None)
+    runs = made(BOTH, {"adam_step": Arm(90, last=80)}, images=FEW)
+    runs = dataclasses.replace(runs, last_predictions=runs.last_predictions[:0])
     row = judge(runs).set_index("claim").loc["adam-steplr-beats-sgd"]
     assert row.effect == pytest.approx(-10, abs=3)
     assert pd.isna(row.images)
@@ -466,13 +474,11 @@ def test_a_preview_has_the_sources_settings_on_a_smaller_scale(space: str) -> No
     trials = runs.trials.drop(columns=small.columns, errors="ignore").join(small.infer_objects(), on="arm")
     preview = dataclasses.replace(runs, trials=trials.assign(fidelity="preview"))
     if space == "resnet.yaml":  # the other preview has the full study's epochs, but a narrower network
-        few = dataclasses.replace(runs, trials=trials.assign(fidelity="preview", hp_epochs=2))
         with pytest.raises(runs_module.NotTested, match="lowers the learning rate after 5 epochs, and it has 2"):
-            few.sources()
-        preview.trials["hp_epochs"] = 6
+            preview.sources()
+        preview = dataclasses.replace(preview, trials=preview.trials.assign(hp_epochs=6))
         with pytest.raises(runs_module.NotTested):
             dataclasses.replace(preview, trials=preview.trials.assign(fidelity="full")).sources()
-        preview = dataclasses.replace(preview)
     assert preview.sources() == runs.sources()
     one = trials.fidelity.eq("full") & trials.arm.eq("sgd_baseline")
     trials.loc[one, "hp_epochs"] = 1
@@ -553,6 +559,25 @@ def test_no_number_of_seeds_settles_parts_that_differ(monkeypatch: pytest.Monkey
         assert pd.notna(row.seeds_needed) == settled
 
 
+def test_what_distance_makes_fail_is_not_put_down_to_texture() -> None:
+    """Images that are far from the training images fail, and have more texture; in the other study texture itself."""
+    by_distance, by_texture = (
+        made(CNN, {"baseline": Arm(75, more=more)}, images=10_000, seeds=3, alike=0.7)
+        for more in ({"neighbour_distance": 5}, {"unusual_texture": 12})
+    )
+    given = ["neighbour_distance", "brightness", "contrast", "atypicality"]
+    alone, partial = (
+        excess_error(by_distance, "unusual_texture"),
+        found_of("unusual-texture-fails", by_distance).effects[0],
+    )
+    assert alone.verdict == "supported"
+    assert alone.value > 4
+    assert partial == partial_error(by_distance, "unusual_texture", given)
+    assert partial.verdict in ("no material effect", "inconclusive")
+    assert abs(partial.value) < 2
+    assert partial_error(by_texture, "unusual_texture", given).value == pytest.approx(12, abs=2)
+
+
 def test_a_partial_effect_is_the_coefficient_of_least_squares() -> None:
     """Of all seeds together, and of each by itself."""
     runs = made(CNN, {"baseline": Arm(75, more={"unusual_texture": 12})}, images=FEW, alike=0.7)
@@ -573,9 +598,10 @@ def test_a_partial_effect_is_the_coefficient_of_least_squares() -> None:
 
 def test_an_error_that_is_u_shaped_in_texture_is_said_to_be() -> None:
     for more, said in (({"texture_ends": 15}, True), ({"unusual_texture": 15}, False), ({}, False)):
-        row = judged(CNN, baseline=Arm(80, more=more)).loc["unusual-texture-fails"]
-        assert ("\nBoth ends fail more: U-shaped.\n" in row.why) == said
-        assert "Error rate of the tenth of each class with the least texture, less the middle's (baseline): " in row.why
+        notes = found_of("unusual-texture-fails", made(CNN, {"baseline": Arm(80, more=more)}, images=IMAGES)).notes
+        assert ("Both ends fail more: U-shaped." in notes) == said
+        least = "Error rate of the tenth of each class with the least texture, less the middle's (baseline): "
+        assert any(note.startswith(least) for note in notes)
 
 
 def test_swapping_the_arms_turns_the_sign_of_the_ratio_of_errors() -> None:

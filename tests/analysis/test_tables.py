@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,49 @@ def test_accuracy_recomputed_from_predictions_is_equal_to_the_last_bit(study: Pa
     recomputed = (predictions.predicted == predictions.label).groupby(predictions.trial_id).mean()
     assert len(recomputed) == 9
     assert (recomputed == trials.test_accuracy.dropna()).all()
+
+
+def test_a_study_that_kept_one_kind_of_weights_has_those_of_the_best_epoch(study: Path) -> None:
+    assert (read(study, "predictions").weights == "best").all()
+    trials = read(study, "trials")
+    last = ["test_accuracy_last", "train_accuracy_clean_last", "test_loss_last", "train_loss_clean_last"]
+    assert trials[last].isna().all(axis=None)
+
+
+def with_last(path: Path, worse: int) -> pa.Table:
+    """A trial's predictions with both kinds of weights; the last epoch's get `worse` more images wrong, the first."""
+    best = pq.read_table(path)
+    label, predicted = (best[name].to_numpy() for name in ("label", "predicted"))
+    last = predicted.copy()
+    last[np.flatnonzero(label == predicted)[:worse]] = (label[np.flatnonzero(label == predicted)[:worse]] + 1) % 10
+    both = pa.concat_tables([best, best.set_column(best.column_names.index("predicted"), "predicted", [last])])
+    return both.add_column(0, "weights", pa.array(np.repeat([1, 0], len(best)).astype(np.int8)))
+
+
+def test_accuracies_with_the_last_epochs_weights_are_of_their_own_predictions(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=1, images=50)
+    path = folder / "confirm" / "c0001" / "predictions.parquet"
+    tables.build(folder)
+    before = read(folder, "trials").set_index("trial_id").test_accuracy["c0001"]
+    pq.write_table(with_last(path, worse=10), path)
+    tables.build(folder)
+    trial = read(folder, "trials").set_index("trial_id").loc["c0001"]
+    assert trial.test_accuracy == before
+    assert trial.test_accuracy_last == pytest.approx(before - 10 / 50)
+    predictions = read(folder, "predictions").query("trial_id == 'c0001'")
+    assert list(predictions.weights.cat.categories) == ["last", "best"]
+    assert not predictions.duplicated(["weights", "image"]).any()
+    right = (predictions.label == predictions.predicted).groupby(predictions.weights, observed=True).mean()
+    assert right.to_dict() == {"last": trial.test_accuracy_last, "best": before}
+
+
+def test_an_image_that_one_kind_of_weights_predicted_twice_is_named(tmp_path: Path) -> None:
+    folder = make(tmp_path / "made", seeds=1, images=3)
+    path = folder / "confirm" / "c0001" / "predictions.parquet"
+    both = with_last(path, worse=0)
+    pq.write_table(both.set_column(0, "weights", pa.array([0] * len(both), pa.int8())), path)
+    with pytest.raises(RecordError, match=r"c0001/predictions\.parquet: got other columns or images"):
+        tables.build(folder)
 
 
 def test_group_by_stage_and_arm_works_as_read(study: Path) -> None:
@@ -188,8 +232,8 @@ def test_a_garbled_byte_of_an_earlier_table_changes_no_number(tmp_path: Path) ->
     tables.build(folder)
     path, before = folder / "tables" / "predictions.parquet", tables.earlier(folder, "predictions")
     whole, group, refused = path.read_bytes(), pq.read_metadata(path).row_group(0), 0
-    columns = [group.column(k) for k in (8, 12)]
-    assert [column.path_in_schema for column in columns] == ["image", "p_0"]  # without a dictionary, and with one
+    by_name = {column.path_in_schema: column for column in map(group.column, range(group.num_columns))}
+    columns = [by_name[name] for name in ("image", "p_0")]  # without a dictionary, and with one
     begins = [column.dictionary_page_offset or column.data_page_offset for column in columns]
     ranges = [range(b, b + column.total_compressed_size) for b, column in zip(begins, columns, strict=True)]
     for at in (at for one in ranges for at in one):

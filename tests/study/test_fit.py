@@ -47,9 +47,13 @@ class Machine:
     """
 
     def __init__(
-        self, operations: float, of_network: Callable[[str], float] = lambda name: 1.0, memory: float = float("inf")
+        self,
+        operations: float,
+        of_network: Callable[[str], float] = lambda name: 1.0,
+        memory: float = float("inf"),
+        rule: Rule = "none",
     ) -> None:
-        self.operations, self.of_network, self.memory = operations, of_network, memory
+        self.operations, self.of_network, self.memory, self.rule = operations, of_network, memory, rule
         self.measured: list[Space] = []
 
     def __call__(self, space: Space) -> Plan:
@@ -59,7 +63,7 @@ class Machine:
             raise UsageError("model: got one, must be one whose training fits into memory")
         rates = {name: self.operations * self.of_network(name) / of for name, of in work.items()}
         speeds = {name: Speed(rate / 3, rate) for name, rate in rates.items()}
-        return estimate(Plan("cpu", "fp32", speeds, 1, 0.0, 2, import_seconds=0.1, measure_seconds=1.0), space, "none")
+        return estimate(Plan("cpu", "fp32", speeds, 1, 0.0, 2, import_seconds=0.1, measure_seconds=1.0), space, self.rule)
 
 
 def fitted(preview: str, seconds: float, machine: Machine, rule: Rule = "none") -> tuple[Space, Plan]:
@@ -250,7 +254,7 @@ def numbers(scale: Scale) -> list[float]:
 def test_whatever_the_bounds_and_the_machine(text: str, magnitude: float, better: float, rule: Rule) -> None:
     full = read_or_pass(text)
     least, most = full.preview.least, full.preview.most
-    machine = Machine(10**magnitude, lambda name: better if name.startswith("resnet") else 1.0)
+    machine = Machine(10**magnitude, lambda name: better if name.startswith("resnet") else 1.0, rule=rule)
     space, plan = fit(full, rule, 600, machine)
     scale, limit = space.scale, SHARE * 600
     taken = replace(most, budget=replace(most.budget, candidates=least.budget.candidates, seeds=least.budget.seeds))

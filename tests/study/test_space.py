@@ -192,7 +192,7 @@ def test_the_largest_preview_keeps_what_it_leaves_out() -> None:
     text = TINY.replace("lr: 0.1", "lr: {log: [0.01, 0.1]}").replace("{}", "{train: 100, seeds: 1}")
     small = read(f"model: three_block{text}split: {{train: 200, seed: 7}}").at("preview")
     assert small.split == Split(100, 10_000, 10_000, 7)
-    assert loaded.preview.most.budget == Budget(4, 1, 1)
+    assert small.budget == Budget(4, 1, 1)
     assert small.epochs == 4
 
 
