@@ -63,7 +63,8 @@ class Machine:
             raise UsageError("model: got one, must be one whose training fits into memory")
         rates = {name: self.operations * self.of_network(name) / of for name, of in work.items()}
         speeds = {name: Speed(rate / 3, rate) for name, rate in rates.items()}
-        return estimate(Plan("cpu", "fp32", speeds, 1, 0.0, 2, import_seconds=0.1, measure_seconds=1.0), space, self.rule)
+        plan = Plan("cpu", "fp32", speeds, 1, 0.0, 2, import_seconds=0.1, measure_seconds=1.0)
+        return estimate(plan, space, self.rule)
 
 
 def fitted(preview: str, seconds: float, machine: Machine, rule: Rule = "none") -> tuple[Space, Plan]:
