@@ -119,8 +119,7 @@ def _others(rows: pd.DataFrame, spaces: str, own: str) -> str:
     if _tested(rows):
         rows = rows[rows.verdict != NOT_TESTED]
         of = [
-            f"study {row.study}{row.judged}: {_verdict(row)}. {row.why}{_corrected(row)}"
-            for row in rows.itertuples()
+            f"study {row.study}{row.judged}: {_verdict(row)}. {row.why}{_corrected(row)}" for row in rows.itertuples()
         ]
         return " ".join(of)
     stems = {space.removesuffix(".yaml"): space for space in spaces.split(", ") if space != own}
