@@ -31,7 +31,7 @@ test-gpu: $(VENV)/installed-test
 
 # Measures rates and overheads; writes results/benchmarks.
 bench: $(VENV)/installed-test
-	for part in training accuracy overhead allocator stress; do $(BIN)/python tests/benchmarks/$$part.py || exit; done
+	for part in training accuracy overhead allocator stress intervals; do $(BIN)/python tests/benchmarks/$$part.py || exit; done
 
 # Some hours; goes on where it was cut off. Takes bench's rates.
 bench-search: $(VENV)/installed-test

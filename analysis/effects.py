@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
-from analysis.statistics import CONFIDENCE, Reals, ends
+from analysis.statistics import CONFIDENCE, Reals, half_width, p_two_sided, variances
 from analysis.words import number, p_value, start
 
 Verdict = Literal["supported", "contradicted", "no material effect", "inconclusive"]
@@ -94,28 +95,36 @@ def over_seeds(
 
 
 def over_both(values: Reals, seeds: int, what: str, unit: str, smallest: float, images: int) -> Effect:
-    """A value with an interval over seeds and images: the wider, at either end, of Student's t with the spread of the
-    seeds' own values and of the percentiles over bootstrap draws of seeds and images (`statistics.Crossed`).
+    """A value with an interval and a test over seeds and images, by the variances of both: see `statistics.variances`.
 
-    `values` (1 + seeds + draws,): what was found, what each seed says by itself, the draws. With few seeds the draws
-    vary too little, and t knows nothing of other images. The draws' p is twice the share of them on the other side of
-    0, counting one more (Davison & Hinkley 1997, Bootstrap Methods and their Application, section 4.4); the larger of
-    the two p is taken. One seed has neither.
+    `values` (1 + seeds + replicates,): what was found, what each seed says by itself, the replicates of a
+    `statistics.Crossed`. The spread of the seeds' own values is σ²_seed + σ²_residual / N; what other images add is
+    σ²_image / N. The wider interval and the larger p of this and of Student's t over seeds alone count: of two or three
+    seeds the degrees of freedom are too uncertain. One seed has neither.
+
+    In simulated studies of 6 seeds and 1,000 to 10,000 images these intervals hold the truth in 94 to 96 %, whatever
+    is measured: results/benchmarks/intervals.md. That networks differ by little more than the residual is what Jordan
+    (2023, arXiv:2304.01910) finds too.
     """
-    own, draws, value = values[1 : 1 + seeds], values[1 + seeds :], float(values[0])
+    own, replicates, value = values[1 : 1 + seeds], values[1 + seeds :], float(values[0])
     # Centred at what was found of all seeds together: of a ratio that is not the mean of the seeds' own.
     found = over_seeds((own - own.mean() + value).tolist(), what, unit, smallest, images)
     found = dataclasses.replace(found, value=value, own=tuple(own.tolist()))
-    low, high = map(float, ends(draws))
-    if found.low is None or found.high is None or found.p is None or np.isnan(low):
+    of_images = float(variances(replicates, seeds)[1])
+    if found.low is None or np.isnan(of_images):
         return dataclasses.replace(found, low=None, high=None, p=None)
-    beyond = min((draws <= 0).sum(), (draws >= 0).sum())
-    beside = min(1.0, 2 * float(beyond + 1) / (len(draws) + 1))
-    image_error = max(float(np.nanvar(draws)) - found.spread**2 / seeds, 0.0) ** 0.5
+    of_seeds = found.spread**2 / seeds
+    half = float(_wider(CONFIDENCE, of_seeds, of_images, seeds))
+    p = max(float(p_two_sided(value, of_seeds, v, seeds)) for v in (0, of_images))
     return dataclasses.replace(
-        found, low=min(low, found.low), high=max(high, found.high), p=max(found.p, beside), crossed=True,
-        image_error=image_error,
-    )  # fmt: skip
+        found, low=value - half, high=value + half, p=p, crossed=True, image_error=of_images**0.5
+    )
+
+
+def _wider(level: float, of_seeds: npt.ArrayLike, of_images: npt.ArrayLike, seeds: npt.ArrayLike) -> Reals:
+    """Half the width of the wider of the intervals over seeds and images, and over seeds alone; elementwise."""
+    alone, both = (half_width(of_seeds, variance, seeds, level) for variance in (0, of_images))
+    return np.maximum(alone, both)
 
 
 def sign_flip(values: Sequence[float]) -> float:
@@ -157,9 +166,9 @@ def seeds_needed(effect: Effect, level: float) -> int | None:
         return None
     mean, n = abs(effect.value), np.arange(2, MOST_SEEDS + 1)
     of_0, ends, one_sided, two_sided = (
-        stats.t.ppf(q, n - 1) for q in (1 - level / 2, (1 + CONFIDENCE) / 2, POWER, (1 + POWER) / 2)
+        _wider(of, effect.spread**2 / n, effect.image_error**2, n)
+        for of in (1 - level, CONFIDENCE, 2 * POWER - 1, POWER)
     )
-    error = np.sqrt(effect.spread**2 / n + effect.image_error**2)
-    enough = ((of_0 + one_sided) * error < mean) | ((ends + two_sided) * error < effect.smallest - mean)
+    enough = (of_0 + one_sided < mean) | (ends + two_sided < effect.smallest - mean)
     least = int(n[enough.argmax()])
     return least if enough.any() and least > effect.seeds else None

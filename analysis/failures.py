@@ -19,7 +19,7 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from scipy import stats
 
-from analysis.statistics import Crossed, Interval, Reals, ends, over_images, quotient
+from analysis.statistics import CONFIDENCE, Crossed, Interval, Reals, half_width, over_images, quotient, variances
 from study.data import CLASS_NAMES
 
 Flags = npt.NDArray[np.bool_]
@@ -171,28 +171,42 @@ def categories(predictions: pd.DataFrame, descriptors: pd.DataFrame) -> pd.DataF
         confusion = _counted(crossed, 2 * confirmed.cells[trials] + confident, 200).reshape(-1, 10, 10, 2)
         by_subset = _counted(crossed, 2 * subset + confirmed.wrong[trials], 2 * 2 ** len(EXTREMES))
         parts = [_confident(confusion), _confused(confusion.sum(axis=-1)), _extreme(by_subset)]
-        rates = _rates(*(np.hstack(part) for part in zip(*parts, strict=True)))
+        rates = _rates(crossed.seeds, *(np.hstack(part) for part in zip(*parts, strict=True)))
         tables.append(pd.DataFrame({"configuration": configuration, "name": NAMES, **rates}))
     return pd.concat(tables, ignore_index=True)
 
 
 def _counted(crossed: Crossed, codes: Numbers, kinds: int) -> Reals:
-    """How often each code was observed, and below it in each draw: (1 + draws, kinds)."""
+    """How often each code was observed, and below it in each of R - 1 replicates: (R, kinds)."""
     return np.vstack([np.bincount(codes.ravel(), minlength=kinds), crossed.counts(codes, kinds)])
 
 
-def _rates(count: Reals, of: Reals, lift: Reals) -> dict[str, Any]:
-    """Columns with intervals from (1 + draws, rows): first what was observed, then the draws."""
+def _rates(seeds: int, count: Reals, of: Reals, lift: Reals) -> dict[str, Any]:
+    """Columns with intervals from (R, rows): first what was observed, then the replicates."""
     rate = quotient(count, of)
-    (low, high), (lift_low, lift_high) = ends(rate[1:]), ends(lift[1:])
+    (low, high), (lift_low, lift_high) = _interval(rate, seeds, of_rate=True), _interval(lift, seeds)
     return {
         "count": count[0].astype(np.int64), "of": of[0].astype(np.int64), "rate": rate[0], "low": low, "high": high,
         "lift": lift[0], "lift_low": lift_low, "lift_high": lift_high,
     }  # fmt: skip
 
 
+def _interval(values: Reals, seeds: int, of_rate: bool = False) -> Reals:
+    """Intervals (2, rows), low and high, of lifts on the scale of their logarithm, of rates on that of their log-odds.
+
+    They cannot leave the range of what they are of, and suit few counts. `values` (R, rows). NaN where one is not
+    defined, and where it is at an end of its range: that is no evidence that others would be.
+    """
+    value = np.where((values[0] > 0) & ~(of_rate & (values[0] >= 1)), values[0], np.nan)
+    slope = value * (1 - value) if of_rate else value
+    of_seeds, of_images, residual = variances(values[1:], seeds)
+    half = half_width(of_seeds, of_images + residual, seeds, CONFIDENCE) / slope
+    odds = np.exp(np.stack([-half, half])) * value / (1 - value if of_rate else 1)
+    return np.asarray(np.where(half > 1e-12, odds / (1 + odds) if of_rate else odds, np.nan))
+
+
 def _confident(confusion: Reals) -> tuple[Reals, Reals, Reals]:
-    """Count, of and lift of `confident`, (draws, 1), from (draws, label, predicted, confident)."""
+    """Count, of and lift of `confident`, (R, 1), from (R, label, predicted, confident)."""
     right = np.einsum("dkkc->dc", confusion)
     wrong = confusion.sum(axis=(1, 2)) - right
     rate, among_right = (quotient(c[:, 1:], c.sum(axis=1, keepdims=True)) for c in (wrong, right))
@@ -200,7 +214,7 @@ def _confident(confusion: Reals) -> tuple[Reals, Reals, Reals]:
 
 
 def _confused(confusion: Reals) -> tuple[Reals, Reals, Reals]:
-    """Count, of and lift of the pairs and of `similar_types`, (draws, names), from (draws, label, predicted)."""
+    """Count, of and lift of the pairs and of `similar_types`, (R, names), from (R, label, predicted)."""
     which = np.array([members(name) for name in [*PAIRS, "similar_types"]])
     count, by_chance = (np.einsum("dij,nij->dn", cells, which) for cells in (confusion, expected(confusion)))
     errors = (confusion * OFF_DIAGONAL).sum(axis=(1, 2))
@@ -214,7 +228,7 @@ def members(name: str) -> Flags:
 
 
 def expected(confusion: Reals) -> Reals:
-    """The errors in each cell (draws, 10, 10), had the label no say in which other class it is taken for.
+    """The errors in each cell (R, 10, 10), had the label no say in which other class it is taken for.
 
     That is quasi-independence: a product of a number for the label and one for the prediction, off the diagonal, with
     the margins of the errors (Goodman 1968, doi:10.2307/2285873). By iterative proportional fitting (Deming & Stephan
@@ -233,7 +247,7 @@ def expected(confusion: Reals) -> Reals:
 
 
 def _extreme(by_subset: Reals) -> tuple[Reals, Reals, Reals]:
-    """Count, of and lift of the patterns of `EXTREMES`, (draws, names), from (draws, subset of patterns × wrong)."""
+    """Count, of and lift of the patterns of `EXTREMES`, (R, names), from (R, subset of patterns × wrong)."""
     counts = by_subset.reshape(len(by_subset), -1, 2)
     holds = np.arange(counts.shape[1]) >> np.arange(len(EXTREMES))[:, None] & 1  # (names, subsets)
     with_it, without = (np.einsum("dsw,ns->dnw", counts, which) for which in (holds, 1 - holds))
@@ -251,7 +265,8 @@ def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
     confirmed, tables = pivot(predictions), []
     names = {pair: name for name in PAIRS for pair in zip(*np.nonzero(members(name)), strict=True)}
     for configuration, trials in confirmed.groups.items():
-        confusion = _counted(confirmed.crossed(trials), confirmed.cells[trials], 100).reshape(-1, 10, 10)
+        crossed = confirmed.crossed(trials)
+        confusion = _counted(crossed, confirmed.cells[trials], 100).reshape(-1, 10, 10)
         errors = confusion[0] * OFF_DIAGONAL
         by_count = np.argsort(-errors, axis=None, kind="stable")[: np.count_nonzero(errors)]
         label, predicted = np.unravel_index(by_count, errors.shape)
@@ -259,7 +274,7 @@ def confusions(predictions: pd.DataFrame) -> pd.DataFrame:
         lift = quotient(count, expected(confusion)[:, label, predicted])
         tables.append(pd.DataFrame({
             "configuration": configuration, "label": _classes(label), "predicted": _classes(predicted),
-            **_rates(count, confusion.sum(axis=2)[:, label], lift),
+            **_rates(crossed.seeds, count, confusion.sum(axis=2)[:, label], lift),
             "share_of_errors": quotient(count[0], errors.sum()),
             "name": pd.array([names.get(pair) for pair in zip(label, predicted, strict=True)], "str"),
         }))  # fmt: skip

@@ -105,14 +105,14 @@ def epochs_to(runs: Runs, arm: str, level: float) -> pd.Series:
 
 
 def failed(runs: Runs) -> tuple[str, Confirmed, Crossed]:
-    """The reference arm, its predictions, and draws of its seeds and images."""
+    """The reference arm, its predictions, and replicates of its seeds and images."""
     arm = runs.reference()
     of = failures.pivot(runs.of(arm, "predictions"))
     return arm, of, of.crossed(np.arange(len(of.seeds)))
 
 
 def ratio(crossed: Crossed, events: npt.NDArray[np.generic], of: npt.NDArray[np.generic]) -> Reals:
-    """sum(events) / sum(of), both (T, N), in the order that `over_both` takes: of all, of each trial, of each draw."""
+    """sum(events) / sum(of), both (T, N), in the order that `over_both` takes: of all, of each trial, replicates."""
     return quotient(*(np.concatenate([[v.sum()], v.sum(axis=1), crossed.sums(v)]) for v in (events, of)))
 
 
@@ -201,7 +201,7 @@ def _difference(of: Confirmed, crossed: Crossed, has: npt.NDArray[np.bool_], oth
 class Stressed:
     """By arm and corruption, at how many of its severities each network is right on each image: shares (T, N).
 
-    Of the seeds that all arms have, in one order; `crossed` draws of them and of the images, the same for all arms.
+    Of the seeds that all arms have, in one order; `crossed` makes replicates of them and the images, the same for all.
     Below, A(s) is the accuracy at severity s, A(0) that on clean images, E(s) is 1 - A(s), and sums are over severities
     1 to 5. Measures are means over `corruptions`, of all seeds together, as `over_both` takes them.
     """

@@ -219,6 +219,31 @@ def test_intervals_hold_what_was_observed(plain: pd.DataFrame, descriptors: pd.D
         assert ((given.lift_low <= given.lift) & (given.lift <= given.lift_high)).mean() > 0.99
 
 
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_no_interval_where_the_counts_say_too_little(label: np.ndarray, descriptors: pd.DataFrame, seeds: int) -> None:
+    """None wrong, all wrong, and of all errors a single image: how seldom others would be is not known."""
+    few, described = label[:300], descriptors[:300]
+    for wrong in (np.zeros(300), np.ones(300), np.arange(300) == 9):
+        kinds = failures.categories(study(few, {"arm": wrong.astype(float)}, seeds), described)
+        kinds = kinds[kinds.configuration == "arm"].set_index("name")
+        of_errors = ["confident", *PAIRS, "similar_types"] if wrong.sum() < 2 else [*failures.EXTREMES]
+        assert kinds[["low", "high"]].loc[of_errors].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("seeds", [2, 6])
+def test_a_single_error_has_an_interval_and_none_leaves_the_range(label: np.ndarray, seeds: int) -> None:
+    """That of a single error is Poisson's of its logarithm, a factor of exp(1.96) either way."""
+    rate = np.random.default_rng(0).random(400) ** 30
+    found = failures.confusions(study(label[:400], {"arm": rate}, seeds)).query("configuration == 'arm'")
+    assert ((found.low > 0) & (found.low < found.rate) & (found.rate < found.high) & (found.high < 1)).all()
+    single = found[found["count"] == 1]
+    assert len(single) > 2
+    odds = single.rate / (1 - single.rate)
+    factor = np.exp(stats.norm.ppf(0.975) / (1 - single.rate))
+    assert (single.low / (1 - single.low)).to_numpy() == pytest.approx(odds / factor, rel=0.1)
+    assert (single.high / (1 - single.high)).to_numpy() == pytest.approx(odds * factor, rel=0.1)
+
+
 def test_patterns_mark_a_fifth_of_every_class(descriptors: pd.DataFrame, label: np.ndarray) -> None:
     marks = failures.patterns(descriptors, label)
     assert marks.groupby(label).mean().to_numpy() == pytest.approx(0.2, abs=0.005)

@@ -6,19 +6,22 @@ import pytest
 from scipy import stats
 
 from analysis.statistics import (
+    CONFIDENCE,
     Comparison,
     Crossed,
     Interval,
     Standing,
     best_two,
     confirmed,
-    ends,
     estimate,
+    half_width,
     lost_seeds,
     over_images,
+    p_two_sided,
     paired,
     quotient,
     to_compare,
+    variances,
 )
 
 
@@ -143,63 +146,74 @@ def crossed_events(rng: np.random.Generator, seeds: int, images: int, spread: fl
     return rng.random((seeds, images)) < 1 / (1 + np.exp(2.8 + ease + skill))
 
 
-def test_crossed_draws_are_those_of_resampled_rows_and_columns() -> None:
+def test_replicates_leave_out_what_they_say() -> None:
+    """A seed, a block of images, a seed's part of it, nothing: in the order of a table (seeds + 1, blocks + 1)."""
     rng = np.random.default_rng(3)
-    events, trials = crossed_events(rng, 4, 60), rng.random((4, 60)) < 0.7
-    crossed = Crossed(range(4), 60, draws=50)
-    for draw in range(50):
-        rows = np.repeat(np.arange(4), crossed.seeds[:, draw].astype(int))
-        columns = np.repeat(np.arange(60), crossed.images[:, draw].astype(int))
-        assert len(rows) == 3, "one less than there are"
-        assert len(columns) == 60
-        assert crossed.sums(trials)[draw] == trials[np.ix_(rows, columns)].sum()
-        codes = (events + 2 * trials)[np.ix_(rows, columns)]
-        assert (crossed.counts(events + 2 * trials, 4)[draw] == np.bincount(codes.ravel(), minlength=4)).all()
+    events, trials = crossed_events(rng, 4, 1200), rng.random((4, 1200)) < 0.7
+    crossed = Crossed(range(4), 1200)
+    assert np.bincount(crossed.blocks).tolist() == [3] * 200 + [2] * 300
+    sums, counts = crossed.sums(trials), crossed.counts(events + 2 * trials, 4)
+    assert (len(sums), counts.shape) == (5 * 501, (5 * 501, 4))
+    for place in [*rng.choice(5 * 501, 60), 500, 1001, 4 * 501, 5 * 501 - 1]:
+        seed, block = divmod(int(place), 501)
+        seeds = np.ones(4, bool) if seed == 4 else np.arange(4) == seed
+        images = np.ones(1200, bool) if block == 500 else crossed.blocks == block
+        kept = ~np.outer(seeds, images) if place < len(sums) - 1 else np.ones((4, 1200), bool)
+        assert sums[place] == trials[kept].sum()
+        assert (counts[place] == np.bincount((events + 2 * trials)[kept], minlength=4)).all()
 
 
-def test_crossed_interval_of_one_seed_is_the_images_bootstrap() -> None:
-    events = np.random.default_rng(4).random((1, 500)) < 0.2
-    low, high = ends(Crossed([7], 500, draws=4000).sums(events) / 500)
-    theirs = stats.bootstrap((events[0],), np.mean, method="percentile", random_state=5).confidence_interval
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.004)
+def functions(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """A ratio, and a geometric mean of two, of sums: elementwise."""
+    share = quotient(values, others)
+    return np.stack([share, np.sqrt(share * quotient(others, values + others))], axis=-1)
 
 
-@pytest.mark.parametrize(("seeds", "least"), [(2, 0.8), (3, 0.85), (6, 0.9)])
+def test_variance_of_one_seed_is_the_images_bootstraps() -> None:
+    rng = np.random.default_rng(4)
+    values, others = rng.exponential(size=(1, 3000)), 1 + rng.random((1, 3000))
+    crossed = Crossed([7], 3000)
+    of_seeds, of_images, residual = variances(functions(crossed.sums(values), crossed.sums(others)), 1)
+    drawn = rng.multinomial(3000, np.full(3000, 1 / 3000), size=2000)
+    bootstrap = functions(drawn @ values[0], drawn @ others[0]).std(axis=0)
+    assert of_seeds.tolist() == residual.tolist() == [0, 0]
+    assert of_images**0.5 == pytest.approx(bootstrap, rel=0.1)
+
+
+@pytest.mark.parametrize(("seeds", "least"), [(2, 0.85), (3, 0.9), (6, 0.92)])
 def test_crossed_intervals_cover_other_seeds_and_images(seeds: int, least: float) -> None:
     rng = np.random.default_rng(6)
     truth = crossed_events(rng, 2000, 2000, 0.4).mean()
-    drawn = max(seeds - 1, 1) * 400
-    found = [
-        ends(Crossed(range(seeds), 400, draws=200).sums(crossed_events(rng, seeds, 400, 0.4)) / drawn)
-        for _ in range(150)
-    ]
-    covered = np.mean([low <= truth <= high for low, high in found])
-    assert least <= covered <= 0.99
+    crossed, covered, studies = Crossed(range(seeds), 400), 0, 400
+    drawn = crossed.sums(np.ones((seeds, 400)))
+    for _ in range(studies):
+        events = crossed_events(rng, seeds, 400, 0.4)
+        of_seeds, of_images, residual = variances(quotient(crossed.sums(events), drawn), seeds)
+        half = half_width(of_seeds, of_images + residual, seeds, CONFIDENCE)
+        covered += abs(events.mean() - truth) <= half
+    assert least <= covered / studies <= 0.98
 
 
-def test_trials_of_a_seed_are_drawn_together() -> None:
+def test_without_variance_of_the_images_it_is_students_t() -> None:
+    values = np.random.default_rng(9).normal(1, 0.3, 5)
+    theirs = stats.ttest_1samp(values, 0)
+    variance = values.var(ddof=1) / 5
+    assert half_width(variance, 0, 5, 0.95) == pytest.approx(values.mean() - theirs.confidence_interval(0.95).low)
+    assert p_two_sided(values.mean(), variance, 0, 5) == pytest.approx(theirs.pvalue)
+    assert half_width(0, 0.04, 5, 0.95) == pytest.approx(0.2 * stats.norm.ppf(0.975))
+
+
+def test_trials_of_a_seed_are_left_out_together() -> None:
     events = crossed_events(np.random.default_rng(7), 3, 100)
     both = Crossed([0, 1, 2, 0, 1, 2], 100).sums(np.vstack([events, ~events]))
-    assert set(both) == {200.0}, "of each seed and image exactly one of the two trials counts"
+    parts = both.reshape(4, 101)
+    assert set(parts[:3, :100].ravel()) == {299.0}, "of each seed and image exactly one of the two trials counts"
+    assert (set(parts[3, :100]), set(parts[:3, 100]), parts[3, 100]) == ({297.0}, {200.0}, 300)
 
 
 def test_crossed_gives_the_same_bytes() -> None:
     values = np.random.default_rng(8).random((3, 200))
     assert Crossed([1, 2, 3], 200).sums(values).tobytes() == Crossed([1, 2, 3], 200).sums(values).tobytes()
-
-
-@pytest.mark.parametrize(
-    ("events", "trials"),
-    [
-        (np.zeros((2, 50)), np.ones((2, 50))),  # no error seen: the draws cannot know how seldom they are
-        (np.ones((2, 50)), np.ones((2, 50))),
-        (np.zeros((2, 50)), np.zeros((2, 50))),
-        (np.eye(1, 50) * [[1], [2]], np.eye(1, 50) * [[1], [1]]),  # a third of the draws lack the only image
-    ],
-)
-def test_no_crossed_interval_where_the_draws_say_too_little(events: np.ndarray, trials: np.ndarray) -> None:
-    crossed = Crossed([0, 1], 50)
-    assert np.isnan(ends(quotient(crossed.sums(events), crossed.sums(trials)))).all()
 
 
 @pytest.mark.parametrize("kind", ["skewed", "rare"])

@@ -7,6 +7,7 @@ import re
 
 import accuracy
 import allocator
+import intervals
 import numpy as np
 import overhead
 import pandas as pd
@@ -164,6 +165,7 @@ SUMMARIES = {
     "training": (training.summary, training.NOTES),
     "accuracy": (accuracy.summary, ()),
     "allocator": (allocator.summary, [allocator.NOTE]),
+    "intervals": (intervals.summary, intervals.NOTES),
     "overhead": (lambda found: pd.DataFrame([overhead.summary(found)]), [overhead.NOTE]),
 }
 
