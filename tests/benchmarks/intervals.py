@@ -108,7 +108,7 @@ def relative_error(images: int) -> Case:
     """Two arms under three corruptions of five severities."""
     means = {kind: MEAN + np.array([[0.0], [more]]) + np.linspace(1, 3, 5) + by for kind, (by, more) in KINDS.items()}
     rates = {kind: np.vectorize(rate)(at, MODERATE).mean(axis=1) for kind, at in means.items()}
-    truth = 100 * (1 - float(np.mean([after / before for before, after in rates.values()])))
+    truth = 100 * float(np.mean([np.log(after / before) for before, after in rates.values()]))
 
     def measured(rng: np.random.Generator) -> Effect:
         shares: dict[str, dict[str, Reals]] = {"before": {}, "after": {}}
@@ -118,7 +118,7 @@ def relative_error(images: int) -> Case:
             shares["before"][kind], shares["after"][kind] = 1 - np.mean(each, axis=0)
         shares["before"][CLEAN] = shares["after"][CLEAN] = np.ones((SEEDS, images))
         of = Stressed(shares, Crossed(range(SEEDS), images), SEEDS, images)
-        return of.effect(100 * (1 - of.mce("after", "before", *KINDS)), "", "%", SHARE)
+        return of.effect(of.more_errors("after", "before", *KINDS), "", "log %", SHARE)
 
     return Case(truth, measured)
 
@@ -168,7 +168,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "… the same, 1,000 images": partial(accuracies, 0, 1000, ALIKE, LARGE),
     "accuracy, 0.5 points": partial(accuracies, 0.5, 10_000, ALIKE, 0),
     "… arms as with and without augmentation": partial(accuracies, 0.5, 10_000, UNLIKE, MODERATE),
-    "mean corruption error relative to another arm, 2,000 images": partial(relative_error, 2000),
+    "errors under three kinds of corruption, one arm over another, log %, 2,000 images": partial(relative_error, 2000),
     "error rate of a fifth of the images less the others', points": partial(excess_error, 10_000),
     "errors within the upper-body classes beyond chance, %": partial(lift, 10_000),
 }
