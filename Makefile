@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SPACE ?= resnet.yaml
 
-.PHONY: study test test-ray test-rest test-slow test-faults test-gpu bench bench-search lint clean
+.PHONY: study test test-ray test-rest test-slow test-faults test-gpu bench bench-search bench-time lint clean
 
 # Install, fetch the data, run the study and make its page.
 study: $(VENV)/installed
@@ -36,6 +36,10 @@ bench: $(VENV)/installed-test
 # Some hours; goes on where it was cut off. Takes bench's rates.
 bench-search: $(VENV)/installed-test
 	$(BIN)/python tests/benchmarks/searching.py
+
+# Some hours; goes on where it was cut off.
+bench-time: $(VENV)/installed-test
+	$(BIN)/python tests/benchmarks/time_to_accuracy.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -5,7 +5,8 @@ A claim is a function from the tables to the effects that it implies, each posit
 - supported, where the intervals of all lie above 0, and none within the smallest effect that matters;
 - contradicted, where those of all lie below 0, and none within it;
 - of no material effect, where those of all lie within the smallest effect that matters;
-- one whose parts differ, where each effect says one of these, and not all the same;
+- one whose parts differ, where each effect says one of these, not all the same, and Holm's correction of the p of
+  those that are supported or contradicted leaves it at most 0.05;
 - inconclusive otherwise: also where seeds of an arm that it takes failed or diverged, for the others are no fair
   sample;
 - "preview only" in a preview, whatever its effects.

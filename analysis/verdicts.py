@@ -39,6 +39,7 @@ COLUMNS = {
 
 
 LEVEL = 1 - CONFIDENCE
+CALLED = ("supported", "contradicted")
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,14 @@ class Judged:
             return None
         effects = self.found.effects
         least_sure = min(effects, key=lambda e: (e.verdict != "inconclusive", -_p(e), _beyond(e)))
-        p = max(map(_p, effects)) if all(e.p is not None for e in effects) else None
         verdicts = {effect.verdict for effect in effects}
+        called = [effect for effect in effects if effect.verdict in CALLED]
+        differ = len(verdicts) > 1 and "inconclusive" not in verdicts
+        judging = called if differ else effects  # that an effect is immaterial needs no small p
+        p = max(map(_p, judging)) if all(e.p is not None for e in judging) else None
         if "inconclusive" in verdicts:
             return least_sure, p, "inconclusive"
-        return least_sure, p, DIFFER if len(verdicts) > 1 else least_sure.verdict
+        return least_sure, p, DIFFER if differ else least_sure.verdict
 
 
 def judge(runs: Runs) -> pd.DataFrame:
@@ -127,7 +131,7 @@ def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
         return row
     effect, p, verdict = decides
     p_holm = adjusted[claim.name]
-    if verdict in ("supported", "contradicted") and p_holm > LEVEL:
+    if verdict in (*CALLED, DIFFER) and p_holm > LEVEL:
         verdict = "inconclusive"
     unsure = verdict == "inconclusive"
     return row | {
