@@ -31,9 +31,9 @@ def scorecard(evidence: Evidence) -> Section:
             "Supported, contradicted: the intervals of all effects leave 0 out on the same side, and p is at most 0.05 "
             "after Holm's correction for all that are tested. No material effect: the 95 % intervals, which nothing "
             "corrects, lie within what would matter. Parts differ: each effect says one of these, and not all the "
-            "same, with p as above. Inconclusive: otherwise, or seeds are lost. Preview only: a preview supports and contradicts "
-            "nothing. What would matter, and over how many seeds and images an interval is, the next table says. How "
-            "each is measured and judged: analysis/claims.py, analysis/verdicts.py. Table: claims."
+            "same, with p as above. Inconclusive: otherwise, or seeds are lost. Preview only: a preview supports and "
+            "contradicts nothing. What would matter, and over how many seeds and images an interval is, the next table "
+            "says. How each is measured and judged: analysis/claims.py, analysis/verdicts.py. Table: claims."
         )
         columns = ["conclusion", "verdict", "effect of", "effect", "95 % interval"]
         tables.append(Table(columns, [_row(row) for row in tested.itertuples()], caption, words=3))
