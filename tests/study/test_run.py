@@ -262,6 +262,7 @@ def test_an_extended_study_searches_on_and_keeps_what_it_has(
     # No machine makes the full study in ten minutes, and there is one preview.
     text = ONE_ARM.replace("split: {train: 600, validation: 300}", "split: {train: 50000, validation: 10000}")
     text = text.replace("{trials: 1, candidates: 0, seeds: 1}", "{trials: 100000, candidates: 1, seeds: 2}")
+    text = text.replace("epochs: 3", "epochs: 10000")
     small = "{train: 500, validation: 200, test: 100, epochs: 2, trials: 2, candidates: 1, seeds: 1, width: 1}"
     space.write_text(text.replace("{test: 100}", small))
     command = ["--space", str(space), "--fidelity", "10m", "--scheduler", "none", *CORES]
