@@ -1,7 +1,7 @@
 """What it costs to first read the second source's validation accuracy: by this search, and by what else could be done.
 
 `make bench-search` runs it on all data, for hours, on a machine without a GPU, and goes on where it was cut off. Every
-trial is real: searches of the size that fashion_cnn.yaml has, by TPE and ASHA, and random configurations trained to the
+trial is real: searches as in the committed study fashion_cnn, by TPE and ASHA, and random configurations trained to the
 end, among whose recorded courses ASHA, the one-epoch rule and chance search again. No arm is among them: one is what is
 to be matched. What else is counted, and how, NOTES say.
 """
@@ -213,17 +213,8 @@ def summary(found: pd.DataFrame, reach: dict[str, float], seconds: float) -> pd.
     for name, level in reach.items():
         tries = [cost(_course(events), level) for events in searches]
         own = until_found(tries)
-        error = np.log([spent for spent, _ in tries]).std(ddof=1) / math.sqrt(len(tries))
         ends = [cost(trial, level) for trial in slow]
-        if hits := sum(hit for _, hit in ends):
-            drawn = [[ends[k] for k in rng.integers(len(ends), size=len(ends))] for _ in range(RESAMPLES)]
-            others = own * np.exp(error * rng.standard_t(len(tries) - 1, RESAMPLES))
-            low, high = np.quantile([until_found(d) for d in drawn] / others, [0.025, 0.975], method="nearest")
-            sure = f"95 % interval of times {low:.1f} to {high:.1f}"
-        else:
-            least = np.mean([spent for spent, _ in ends]) * len(ends) / 3
-            most = own * np.exp(error * stats.t.ppf(0.95, len(tries) - 1))
-            sure = f"at least {least / most:.1f} times, 95 % sure of each"
+        hits, sure = sum(hit for _, hit in ends), interval(tries, ends, rng)
         each = ", ".join(f"{spent / 60:.0f}{'' if hit else ' in vain'}" for spent, hit in tries)
         head = f"{level:.2%}, {LEVELS[name]}"
         rows.append(_row(head, "this search", own, own, f"each: {each}"))
@@ -233,6 +224,20 @@ def summary(found: pd.DataFrame, reach: dict[str, float], seconds: float) -> pd.
             of_trials = f"{hits} of {len(ends)} reach it" if way == "random, to the end" else ""
             rows.append(_row(head, way, spent, own, sure if "loop" in way else of_trials))
     return pd.DataFrame(rows)
+
+
+def interval(tries: Sequence[tuple[float, bool]], ends: Sequence[tuple[float, bool]], rng: np.random.Generator) -> str:
+    """Return in words how sure it is how many times more random trials `ends` cost than searches `tries`."""
+    own = until_found(tries)
+    error = np.log([spent for spent, _ in tries]).std(ddof=1) / math.sqrt(len(tries))
+    if any(hit for _, hit in ends):
+        drawn = [[ends[k] for k in rng.integers(len(ends), size=len(ends))] for _ in range(RESAMPLES)]
+        others = own * np.exp(error * rng.standard_t(len(tries) - 1, RESAMPLES))
+        low, high = np.quantile([until_found(d) for d in drawn] / others, [0.025, 0.975], method="nearest")
+        return f"95 % interval of times {low:.1f} to {high:.1f}"
+    least = np.mean([spent for spent, _ in ends]) * len(ends) / 3
+    most = own * np.exp(error * stats.t.ppf(0.95, len(tries) - 1))
+    return f"at least {least / most:.1f} times, 95 % sure of each"
 
 
 def _row(head: str, way: str, spent: float, own: float, note: str) -> dict[str, Any]:
@@ -258,7 +263,7 @@ def foretold(bank: Sequence[Course]) -> str:
 def main() -> None:
     if torch.cuda.is_available():  # a share of a GPU, its host's cores and a core are no one unit of cost
         raise SystemExit("searching.py: got a GPU, must be a machine without one")
-    full = space_file.load(space_file.find("fashion_cnn.yaml")).at("full")
+    full = space_file.load(FOLDER.parent / "fashion_cnn" / "space.yaml").at("full")  # as it was searched
     space = replace(full, arms={}, budget=Budget(full.budget.trials, 0, 1))
     reach, rate = targets(), rates()
     events = collect(space, FOLDER / "searches")

@@ -31,6 +31,7 @@ from study.config import (
     TrialConfig,
     narrowed,
 )
+from study.probe import parameters_of
 from study.space import Budget, Choice, Distribution, Int, Part, Scale, Split
 
 SHIPPED = sorted(space_file.FOLDER.glob("*.yaml"))
@@ -63,8 +64,8 @@ SPACES = {path.name: space_file.load(path) for path in SHIPPED}
 SPACES |= {"rich": read(RICH), "techniques": read(TECHNIQUES)}
 
 
-def test_there_are_seven_spaces() -> None:
-    names = {"augmentation", "fashion_cnn", "optimizer", "resnet", "skip_connections", "smoke", "sprint"}
+def test_there_are_eight_spaces() -> None:
+    names = {"augmentation", "fashion_cnn", "optimizer", "resnet", "skip_connections", "smoke", "sprint", "deeper_cnn"}
     assert {path.stem for path in SHIPPED} == names
 
 
@@ -110,6 +111,11 @@ def test_arms_of_the_second_source() -> None:
     strengths = space_file.load(space_file.FOLDER / "augmentation.yaml").arms
     assert strengths["strength_000"] == dataclasses.replace(baseline, epochs=10)
     assert strengths["strength_100"] == dataclasses.replace(augmented, epochs=10)
+
+
+def test_the_deeper_networks_have_at_most_a_million_parameters() -> None:
+    sizes = [parameters_of(model) for model in SPACES["deeper_cnn.yaml"].models()]
+    assert 900_000 < max(sizes) <= 1_000_000
 
 
 @pytest.mark.parametrize("name", ["optimizer", "skip_connections"])
