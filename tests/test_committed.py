@@ -30,7 +30,7 @@ STUDIES = ("fashion_cnn", "augmentation", "optimizer", "skip_connections")
 OF_RUNS = ("trials", "epochs", "predictions", "images", "attention", "attention_checks", "stress", "calibration")
 OF_RUNS += ("cue_conflict",)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FOUND = README.partition("## What it found\n")[2].partition("\n## ")[0]
+FOUND = (RESULTS / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="which files are committed, git alone knows")
@@ -114,3 +114,30 @@ def test_every_verdict_in_the_readme_is_that_of_a_study() -> None:
     whole = claims[claims.fidelity == "full"]
     shown = pd.concat([whole, claims[~claims.text.isin(whole.text)]])  # a preview is shown where no full study tests it
     assert {(text, verdict) for text, _, verdict, *_ in said} == set(zip(shown.text, shown.verdict, strict=True))
+
+
+def test_the_findings_in_the_readme_are_those_of_the_tables() -> None:
+    """Every number of its bullets, in their order."""
+    said = " ".join(README.partition("## What was found\n")[2].partition("\n## ")[0].split())
+    claims = tables.read(SHOWN, "claims").set_index("claim")
+    why = claims.why.map(lambda text: text.replace("−", "-"))
+    best = tables.read(SHOWN, "comparisons").set_index(["first", "second"]).loc[("candidate-2", "baseline")]
+    trials = tables.read(SHOWN, "trials").query("stage == 'confirm'")
+    mean = 100 * trials.groupby("arm").test_accuracy.mean()
+    cost = claims.loc["augmentation-helps-accuracy"]
+    parts = [
+        float(x)
+        for x in re.findall(r"baseline over augmented: ([+-][\d.]+) log %", why["augmentation-helps-robustness"])
+    ]
+    shares = re.findall(r"less 50 \(baseline\): ([+-][\d.]+) points", why["similar-classes-dominate"])
+    for text in (
+        f"classifies {mean['candidate-2']:.2f} %",
+        f"settings reach {mean['baseline']:.2f} %",
+        f"{signed(best.points).removeprefix('+')} points (95 % interval {best.low:.2f} to {best.high:.2f})",
+        f"**{-cost.effect:.2f} points** ({-cost.high:.2f} to {-cost.low:.2f})",
+        f"{parts[0]:.0f} log % more errors under shear and scaling, and {-parts[1]:.0f} log % fewer",
+        f"five pairs hold {50 + claims.effect['similar-classes-dominate']:.1f} %",
+        f"they hold {50 + float(shares[1]):.1f} %",
+        f"{claims.effect['overconfident-errors']:.1f} points more often than claimed",
+    ):
+        assert text in said, text

@@ -6,6 +6,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+import pytest
+
 from study import space_file
 from study.config import MODELS, OPTIMIZERS, SCHEDULES, Augmentation, TrialConfig
 from study.space import Budget, Split
@@ -49,15 +51,36 @@ def _shown(value: object) -> str:
 
 
 def test_the_table_of_keys_is_that_of_the_code() -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "search_spaces" / "README.md").read_text(encoding="utf-8")
     _, _, below = text.partition("| key | values | default | meaning |\n|---|---|---|---|\n")
     table = below.partition("\n\n")[0].splitlines()
     assert [row.rsplit("|", 2)[0] + "|" for row in table] == rows()
     assert all(re.fullmatch(r".+\| .{5,} \|", row) for row in table), "a key without a meaning"
 
 
-def test_every_module_is_in_the_map_of_the_code() -> None:
-    root = Path(__file__).parents[1]
-    _, _, code = (root / "README.md").read_text(encoding="utf-8").partition("## The code\n")
-    modules = {path.name for package in ("study", "analysis") for path in (root / package).glob("[!_]*.py")}
-    assert set(re.findall(r"\w+\.py", code)) == modules
+@pytest.mark.parametrize("package", ["study", "analysis"])
+def test_every_module_is_in_the_map_of_its_package(package: str) -> None:
+    folder = Path(__file__).parents[1] / package
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    table = text.partition("| module | what it does |\n|---|---|\n")[2].partition("\n\n")[0]
+    named = re.findall(r"`(\w+)(?:\.py|/)`", table)
+    modules = {path.stem for path in folder.glob("[!_]*.py")} | {path.name for path in folder.glob("[!_.]*/")}
+    assert sorted(named) == sorted(modules)
+
+
+LINKS = [*Path(__file__).parents[1].glob("[!.]*/README.md"), Path(__file__).parents[1] / "README.md"]
+
+
+@pytest.mark.parametrize("path", LINKS, ids=lambda path: path.parent.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        target, _, anchor = link.partition("#")
+        text = (path.parent / target).resolve()
+        assert text.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", text.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, link
+
+
+def test_the_readme_is_short() -> None:
+    assert len(LINKS[-1].read_text(encoding="utf-8").splitlines()) <= 130

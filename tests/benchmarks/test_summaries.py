@@ -125,7 +125,7 @@ def test_accuracies_are_compared_seed_by_seed() -> None:
 
 
 def test_the_readme_says_what_was_measured() -> None:
-    readme = ALL.parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    readme = ALL.parents[1].joinpath("tests", "README.md").read_text(encoding="utf-8")
     shown = training.summary(pd.read_parquet(ALL / "training.parquet")).set_index(["", "variant"])
     said = re.findall(r"^\| `(.+)` \| (.+) \| (.+) \| (.+) \| ([\d.]+) \| (\d+%) \|$", readme, re.MULTILINE)
     assert len(said) == 4
