@@ -18,6 +18,7 @@ from analysis.sections import (
     calibrated,
     cost,
     data,
+    deviations,
     failing,
     looking,
     results,
@@ -74,6 +75,7 @@ def page(evidence: Evidence) -> Page:
         state=[*state(about, trials, evidence.folder), *evidence.missing],
         sections=[
             scorecard.scorecard(evidence),
+            *([section] if (section := deviations.deviations(evidence)) else []),
             results.leaderboard(epochs, standings),
             results.comparisons(standings, evidence.comparisons, evidence.reference),
             failing.what_fails(evidence),

@@ -133,7 +133,7 @@ class About(Run, total=False):
     space: str
     space_sha256: str
     created: str
-    split: dict[str, int]
+    split: dict[str, int | bool]
     budget: dict[str, int]
     arms: list[str]
     settings: dict[str, Any]

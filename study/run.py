@@ -361,7 +361,7 @@ def _run(
             return _conclude(console, folder, options.data_dir, records.read_trials(folder, "search") + planned)
     parts = chosen.split
     try:
-        splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
+        splits = data.split(loaded, **vars(parts))
     except ValueError as error:
         raise UsageError(str(error)) from error
     execution.quiet()

@@ -74,10 +74,12 @@ class Split:
     validation: int = within(10, TRAINING_IMAGES, default=10_000)
     test: int = within(10, TEST_IMAGES, default=10_000)  # fewer only in a preview
     seed: int = within(0, 999_999, default=0)
+    stratified: bool = True  # else training and validation images are drawn whatever their class
 
     @property
     def text(self) -> str:
-        return f"{self.train} train, {self.validation} validation, {self.test} test, seed {self.seed}"
+        how = "" if self.stratified else ", not stratified"
+        return f"{self.train} train, {self.validation} validation, {self.test} test, seed {self.seed}{how}"
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ class Arm:
 
 
 def made(
-    space: str = "fashion_cnn.yaml", planted: Mapping[str, Arm] | None = None, seed: int = 0, *, seeds: int = SEEDS,
-    images: int = IMAGES, spread: float = SPREAD, last: bool = True, alike: float = 0.0,
+    space: str = "fashion_cnn_source.yaml", planted: Mapping[str, Arm] | None = None, seed: int = 0, *,
+    seeds: int = SEEDS, images: int = IMAGES, spread: float = SPREAD, last: bool = True, alike: float = 0.0,
 ) -> Runs:  # fmt: skip
     """Confirmed trials of the arms of a shipped space; `spread` is between seeds, in points of accuracy.
 

@@ -27,7 +27,7 @@ from study.config import hyperparameters
 
 IMAGES = 3000
 FEW = 400  # where predictions do not matter
-SPACES = ("fashion_cnn.yaml", "optimizer.yaml", "skip_connections.yaml")
+SPACES = ("fashion_cnn_source.yaml", "optimizer.yaml", "skip_connections.yaml")
 
 
 def judged(space: str, images: int = IMAGES, **planted: Arm) -> pd.DataFrame:

@@ -64,8 +64,18 @@ SPACES = {path.name: space_file.load(path) for path in SHIPPED}
 SPACES |= {"rich": read(RICH), "techniques": read(TECHNIQUES)}
 
 
-def test_there_are_eight_spaces() -> None:
-    names = {"augmentation", "fashion_cnn", "optimizer", "resnet", "skip_connections", "smoke", "sprint", "deeper_cnn"}
+def test_there_are_nine_spaces() -> None:
+    names = {
+        "augmentation",
+        "fashion_cnn",
+        "optimizer",
+        "resnet",
+        "skip_connections",
+        "smoke",
+        "sprint",
+        "deeper_cnn",
+        "fashion_cnn_source",
+    }
     assert {path.stem for path in SHIPPED} == names
 
 
