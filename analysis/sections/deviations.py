@@ -98,5 +98,5 @@ def _elsewhere(folder: Path, arm: str, own: pd.DataFrame, split: dict[str, Any])
             if min(len(theirs), len(ours)) > 1:
                 interval = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
                 ends = f"{number(interval.low)} to {number(interval.high)}"
-                return f"{points(ours.mean() - theirs.mean())} points ({ends}) relative to {about['name']}"
+                return f"{points(ours.mean() - theirs.mean())} points ({ends}) relative to {path.parents[1].name}"
     return UNKNOWN
