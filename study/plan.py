@@ -15,7 +15,7 @@ from study.confirm import SUPERSEDED
 from study.execution import Resources
 from study.probe import Speed, architecture, parameters_of
 from study.records import ENDED, TrialRecord
-from study.search import Rule, expected_epochs
+from study.schedulers import Rule, expected_epochs
 from study.space import Space
 from study.trainer import Precision
 
@@ -101,7 +101,10 @@ def rest(
     completed = sum(record.status == "completed" for record in searched)
     budget = space.budget
     trials = 0 if search_over else max(0, budget.trials - len(searched))
-    epochs = 0.0 if search_over else expected_epochs(rule, budget.trials, space.lengths, len(searched), completed)
+    epochs = 0.0
+    if not search_over:
+        known = (len(searched), completed)
+        epochs = expected_epochs(rule, budget.trials, space.lengths, *known, space.grace_period)
     best = {record.config_id for record in candidates} if search_over else set()
     confirm = [record for record in ended if record.stage == "confirm"]
     confirmed: Counter[str | None] = Counter(r.arm for r in confirm if r.arm in space.arms)

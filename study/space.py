@@ -270,6 +270,15 @@ class Space:
         return tuple(map(int, _all(self.rest.options("epochs"))))  # type: ignore[arg-type]
 
     @property
+    def grace_period(self) -> int:
+        """Return the epochs of the longest trial before the first rung: a third where a cycle may be searched, else 1.
+
+        Under one cycle the learning rate is still rising then, and accuracies say little of those at its end.
+        """
+        cycles = any(isinstance(part.base, OneCycle) for part in self.parts["schedule"])
+        return max(1, self.epochs // 3) if cycles else 1
+
+    @property
     def scale(self) -> Scale:
         """How large the study is."""
         return Scale(self.split, self.epochs, self.budget, self.width)

@@ -11,7 +11,7 @@ from made_space import TWO_NETWORKS, read
 from study.plan import LOGS_BYTES, Plan, estimate, makespan, rest
 from study.probe import Speed
 from study.records import TrialRecord
-from study.search import expected_epochs
+from study.schedulers import expected_epochs
 
 SPACE = read(TWO_NETWORKS)
 # An epoch of the CNN takes 1000/100 + 200/400 = 10.5 s, of the ResNet 1000/50 + 200/200 = 21 s; evaluating the
