@@ -165,7 +165,7 @@ class Recorder(tune.Callback):
             record = replace(record, status="completed", stop_reason="finished", **result["ending"])
         else:
             stops = self.scheduler.stops if isinstance(self.scheduler, Rungs) else {}
-            record = replace(record, status="stopped", stop_reason=self.stop_reason, **stops.get(_id(trial), {}))
+            record = replace(record, status="stopped", stop_reason=self.stop_reason, **stops.get(trial.trial_id, {}))
         self._end(record)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

@@ -405,3 +405,23 @@ def test_bad_input_is_answered_in_one_message(
     assert message in error
     assert "Traceback" not in error
     assert os.listdir(tmp_path) == []
+
+
+def test_a_stopped_trial_says_by_what(tmp_path: Path) -> None:
+    space = tmp_path / "rungs.yaml"
+    text = ONE_ARM.replace("{log: [1.0e-3, 1.0e-2]}", "{log: [1.0e-6, 1.0e-2]}").replace("trials: 1", "trials: 6")
+    space.write_text(text)
+    assert run.main(["--space", str(space), "--fidelity", "full", *CORES, "--results", str(tmp_path)]) == 0
+    searched = records.read_trials(tmp_path / "rungs", "search")
+    stopped = [record for record in searched if record.stop_reason == "asha"]
+    assert stopped
+    for record in stopped:
+        assert record.stop_epoch == len(records.read_epochs(records.trial_folder(tmp_path / "rungs", record)))
+        assert record.stop_accuracy is not None
+        assert record.stop_threshold is not None
+        assert record.stop_accuracy < record.stop_threshold
+        assert record.stop_rank is not None
+        assert record.stop_trials is not None
+        assert 2 <= record.stop_rank <= record.stop_trials <= len(searched)
+    others = [record for record in searched if record.stop_reason != "asha"]
+    assert {record.stop_epoch for record in others} == {None}
