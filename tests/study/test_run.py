@@ -365,6 +365,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_plan_offers_the_one_epoch_rule_where_it_halves_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "long.yaml"
+    for epochs, trials, offered in ((27, 400, True), (2, 3, False)):
+        text = ONE_ARM.replace("epochs: 3", f"epochs: {epochs}").replace("trials: 1", f"trials: {trials}")
+        space.write_text(text.replace("train: 600, validation: 300", "train: 50000, validation: 10000"))
+        options = ["--space", str(space), "--fidelity", "full", *CORES, "--results", str(tmp_path), "--dry-run"]
+        assert run.main(options) == 0
+        assert ("  instead  --scheduler one-epoch: a search of " in capsys.readouterr().out) == offered
+    assert run.main([*options, "--scheduler", "one-epoch"]) == 0
+    assert "instead" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("path", sorted(Path(__file__).with_name("broken_spaces").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_broken_space_gives_exit_status_2_and_starts_nothing(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
