@@ -291,7 +291,7 @@ def _recovered(folder: Path, earlier: dict[str, Any]) -> str:
 
 
 def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: str | None) -> None:
-    from study.plan import estimate
+    from study.plan import rest
     from study.progress import duration
 
     chosen, split = study.space, study.space.split
@@ -318,7 +318,7 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
         f"  disk     {plan.disk_bytes / 2**20:,.0f} MiB",
     ]
     if study.settings.rule == "asha" and not study.earlier:
-        shorter = estimate(plan, chosen, "one-epoch").search_seconds
+        shorter = plan.search_seconds * rest(chosen, "one-epoch").epochs / rest(chosen, "asha").epochs
         if shorter <= plan.search_seconds / 2:
             lines.append(
                 f"  instead  --scheduler one-epoch: a search of {duration(shorter)}; all but the best three trials "
