@@ -362,7 +362,7 @@ def energies(runs: Runs, *arms: str) -> dict[str, list[pd.DataFrame]]:
     """Return the table `attention` of each arm, for predicted classes, by the name of the maps.
 
     Of maps that pass every check in all arms, and of occlusion, which needs no check: it is what happens. Raises
-    NotTested where there are none.
+    NotTested where there are none, or occlusion, without which no verdict rests on maps, was not measured.
     """
     fails = [failed_checks(runs.of(arm, "attention_checks")) for arm in arms]
     every = [runs.of(arm, "attention").query("target == 'predicted'") for arm in arms]
@@ -375,4 +375,6 @@ def energies(runs: Runs, *arms: str) -> dict[str, list[pd.DataFrame]]:
     if not sure:
         names = ", ".join(dict.fromkeys(check for of in fails for checks in of.values() for check in checks))
         raise NotTested(f"maps of {' or '.join(arms)} fail the checks that would make them evidence ({names})")
+    if "occlusion" not in sure:
+        raise NotTested(f"occlusion was not measured of {' or '.join(arms)}, and maps alone decide nothing")
     return {VARIANTS[name]: [table[table.variant == name] for table in every] for name in sure}

@@ -286,6 +286,16 @@ def test_maps_that_fail_their_checks_are_no_evidence() -> None:
     assert "fail the checks" in moved.why
 
 
+def test_maps_that_pass_decide_nothing_without_occlusion() -> None:
+    runs = made(CNN, {"baseline": Arm(garment_wrong=55)}, images=FEW)
+    assert judge(runs).set_index("claim").verdict["attends-to-background"] == "supported"
+    found = judge(without(runs, {"attention": runs.attention.variant != "occlusion"})).set_index("claim")
+    assert found.verdict["attends-to-background"] == NOT_TESTED
+    assert "occlusion was not measured of baseline" in found.why["attends-to-background"].lower()
+    moved = found.why["augmentation-moves-attention-to-shape"]
+    assert moved.startswith("By behaviour alone; ")
+
+
 def test_maps_of_one_kind_are_compared_or_none() -> None:
     """Where no kind passes in both arms, only occlusion counts."""
     name = "augmentation-moves-attention-to-shape"
