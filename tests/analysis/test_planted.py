@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -22,7 +22,14 @@ CONFIG = TrialConfig(model=MODEL)
 IMAGES = 300  # of the test set, that the measures look at
 EXACT = ["hirescam", "integrated-gradients", "occlusion"]  # what is not read has no part in these
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_for_all() -> Iterator[None]:
+    """One thread for what the module trains too, which is set up before the fixtures of a single test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def lower_half(_network: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
