@@ -1,8 +1,9 @@
 """Maps of which cells speak for a class, by Grad-CAM and others, and whether such maps are to be trusted.
 
-Maps are signed and at the resolution of the last feature map; everything is measured there, with the foreground pooled
-to the cells at their true places. They are enlarged only to be shown. For a network that ends in global average pooling
-and one linear layer the map sums to the logit less its bias, and Grad-CAM and HiResCAM are the same.
+Maps are signed. Those of the last feature map have its cells, those of pixels have squares that cover the image;
+everything is measured there, with the foreground pooled to the cells at their true places. They are enlarged only to be
+shown. For a network that ends in global average pooling and one linear layer the map sums to the logit less its bias,
+and Grad-CAM and HiResCAM are the same.
 """
 
 from __future__ import annotations
@@ -93,6 +94,15 @@ class Layer:
     centres: tuple[float, ...]
 
 
+# The cells of maps of pixels, for every network: they reach where no cell of the last feature map is read.
+SQUARES = Layer("input", tuple(start + (PATCH - 1) / 2 for start in range(0, SIDE, PATCH)))
+
+
+def grid(model: nn.Module, variant: str) -> Layer:
+    """Return the cells that a variant's maps have: those of `target`, or SQUARES for maps of pixels."""
+    return target(model) if variant in BY_CELL else SQUARES
+
+
 def target(model: nn.Module) -> Layer:
     """Return the last activation of `model.features`: of a ResNet's last block, or before FashionCNN's last pooling.
 
@@ -124,13 +134,13 @@ def normalised(images: Bytes, mean: float, std: float) -> Tensor:
 
 
 def maps(model: nn.Module, images: Tensor, classes: Tensor, variant: str = "grad-cam") -> tuple[Floats, Floats]:
-    """Return signed maps of what each cell of `target(model)` says for the given classes, in logits; and the logits.
+    """Return signed maps of what each cell of `grid` says for the given classes, in logits; and the logits.
 
     "grad-cam": Selvaraju et al. 2017, arXiv:1610.02391: activations weighted by the mean gradient of the class's logit
     over the cells, summed over channels; without the paper's ReLU. "hirescam": Draelos & Carin 2020,
     arXiv:2011.08891: weighted by the gradient of each cell itself. "integrated-gradients": Sundararajan et al. 2017,
-    arXiv:1703.01365, from a grey image, the mean pixel, summed over the pixels of each cell. "occlusion": see
-    `occlusion`, mean over the pixels of each cell.
+    arXiv:1703.01365, from a grey image, the mean pixel, summed over the pixels of each square. "occlusion": see
+    `occlusion`.
 
     `model` in evaluation mode, images (N, 1, 28, 28), normalised. Classes int64 (N,), or (N, K) for K maps out of one
     forward pass. Returns float32 (N, h, w) or (N, K, h, w), and logits (N, 10). Raises ValueError in training mode and
@@ -176,20 +186,18 @@ def _maps(model: nn.Module, images: Tensor, classes: Tensor, variant: str) -> tu
 
 @torch.enable_grad()
 def _integrated_gradients(model: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    tiles = torch.from_numpy(_tiles(target(model))).to(images)
     found = []
     for column in classes.split(1, dim=1):
         gradients = torch.zeros_like(images)
         for step in range(PATH_STEPS):
             point = (images * ((step + 0.5) / PATH_STEPS)).requires_grad_()  # once normalised, the mean pixel is 0
             gradients += torch.autograd.grad(model(point).gather(1, column).sum(), point)[0]
-        found.append(tiles @ (images * gradients / PATH_STEPS)[:, 0] @ tiles.T)
-    return torch.stack(found, 1), _logits(model, images)
+        found.append(nn.functional.avg_pool2d(images * gradients, PATCH) * (PATCH**2 / PATH_STEPS))
+    return torch.cat(found, 1), _logits(model, images)
 
 
 def _occlusion(model: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    pixels = _of_pixels(occlusion(model, images, classes))
-    return torch.from_numpy(pooled(pixels, target(model))).float(), _logits(model, images)
+    return torch.from_numpy(occlusion(model, images, classes)), _logits(model, images)
 
 
 def variants(model: nn.Module, by_pixel: bool = True) -> list[str]:
@@ -280,7 +288,7 @@ def randomisation(maps: Floats, random: Sequence[Floats]) -> Check:
 
 
 def insertion_and_deletion(
-    model: nn.Module, images: Tensor, classes: Tensor, maps: Floats, black: float, seed: int
+    model: nn.Module, images: Tensor, classes: Tensor, maps: Floats, layer: Layer, black: float, seed: int
 ) -> tuple[Check, Check]:
     """Do the cells that a map names matter more than cells at random? Petsiuk et al. 2018, arXiv:1806.07421.
 
@@ -288,9 +296,10 @@ def insertion_and_deletion(
     under the probability of the class is compared with that of a random order. The value is positive where it favours
     the map: insertion gains more, deletion loses more. Passes above LEAST_GAIN. A bare silhouette may pass too.
 
-    Images (N, 1, 28, 28) normalised, classes (N,), maps (N, h, w); `black` is a normalised pixel of 0.
+    Images (N, 1, 28, 28) normalised, classes (N,), maps (N, h, w) of the cells of `layer`; `black` is a
+    normalised pixel of 0.
     """
-    tiles = torch.from_numpy(_tiles(target(model))).to(images)
+    tiles = torch.from_numpy(_tiles(layer)).to(images)
     smears = [cv2.GaussianBlur(image, (0, 0), BLUR_SIGMA) for image in images[:, 0].numpy()]
     blurred = torch.from_numpy(np.stack(smears))[:, None].to(images)
     areas = np.zeros((2, 2, len(images)))  # map, random × insertion, deletion; without the ends, which are the same
@@ -322,17 +331,13 @@ def occlusion(model: nn.Module, images: Tensor, classes: Tensor) -> Floats:
     return drops.reshape(*classes.shape, *drops.shape[2:]).numpy()
 
 
-def _of_pixels(drops: Floats) -> Floats:
-    """Return what `occlusion` says of each square for each of its pixels: (…, 7, 7) to (…, 28, 28)."""
-    return drops.repeat(PATCH, axis=-2).repeat(PATCH, axis=-1)
-
-
 def agreement(maps: Floats, drops: Floats, layer: Layer) -> Check:
     """Do maps (N, h, w) say the same as occlusion (N, 7, 7)? Spearman correlation over the cells.
 
     Passes above LEAST_AGREEMENT.
     """
-    return _check("occlusion", _spearman(maps, pooled(_of_pixels(drops), layer)), least=LEAST_AGREEMENT)
+    pixels = drops.repeat(PATCH, axis=1).repeat(PATCH, axis=2)
+    return _check("occlusion", _spearman(maps, pooled(pixels, layer)), least=LEAST_AGREEMENT)
 
 
 def checks(
@@ -348,15 +353,15 @@ def checks(
     chosen = checked(wrong, seed)
     inputs = normalised(images[chosen], mean, std)
     classes = _logits(model, inputs).argmax(1)
-    drops, layer = occlusion(model, inputs, classes), target(model)
+    drops = occlusion(model, inputs, classes)
     rows = []
     for variant in variants(model, by_pixel):
-        found, _ = maps(model, inputs, classes, variant)
+        layer, (found, _) = grid(model, variant), maps(model, inputs, classes, variant)
         draws = range(1, 1 + (DRAWS if variant in BY_CELL else 1))  # maps of pixels take a hundred times as long
         random = [maps(randomised(model, seed + draw), inputs, classes, variant)[0] for draw in draws]
         every = [
             randomisation(found, random),
-            *insertion_and_deletion(model, inputs, classes, found, -mean / std, seed),
+            *insertion_and_deletion(model, inputs, classes, found, layer, -mean / std, seed),
             *([agreement(found, drops, layer)] if variant != "occlusion" else []),
         ]
         rows += [{"variant": variant, **dataclasses.asdict(check)} for check in every]
@@ -434,13 +439,14 @@ def inspect(
     `matched_sample`; `mean` and `std` as it was trained; `seed` draws the random weights; `by_pixel` as `variants`
     takes it. Columns: COLUMNS.
     """
-    layer, chosen = target(model), sample.image.to_numpy()
+    chosen = sample.image.to_numpy()
     inputs = normalised(images[chosen], mean, std)
     codes = np.stack([sample[name].cat.codes for name in ("predicted", "label")], axis=1)
     classes = torch.from_numpy(codes.astype(np.int64))
-    shares, fresh = pooled(masks[chosen], layer), randomised(model, seed)
-    parts = []
+    fresh, parts = randomised(model, seed), []
     for variant in variants(model, by_pixel):
+        layer = grid(model, variant)
+        shares = pooled(masks[chosen], layer)
         found = maps(model, inputs, classes, variant)[0]
         random = maps(fresh, inputs, classes, variant)[0] if variant in BY_CELL else np.full_like(found, np.nan)
         for column, name in enumerate(("predicted", "true")):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from captum.attr import LayerGradCam
+from captum.attr import IntegratedGradients, LayerGradCam, Occlusion
 from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor, nn
 
@@ -30,6 +30,9 @@ FAMILIES: dict[str, Model] = {
 SEVEN = Layer("features.relu3", (1.5, 5.5, 9.5, 13.5, 17.5, 21.5, 25.5))
 SIX = Layer("features.relu3", SEVEN.centres[:6])  # FashionCNN, whose last pooling does not read the seventh cells
 FOUR = Layer("features.3.1.relu2", (0.0, 8.0, 16.0, 24.0))  # ResNet-18
+
+
+PIXELS = ("integrated-gradients", "occlusion")
 
 
 class Averaged(nn.Module):
@@ -115,6 +118,44 @@ def test_equals_captum(family: Model, inputs: Tensor) -> None:
     assert close(found, theirs[:, 0, :side, :side].detach().numpy(), 1e-6)
     assert found.min() < 0 < found.max(), "signed"
     assert np.allclose(logits, built(inputs).detach(), atol=1e-6)
+
+
+def test_maps_of_pixels_equal_captum(family: Model, inputs: Tensor) -> None:
+    """Up to the sum, or the mean, over the pixels of each square."""
+    built, classes = network(family, inputs), torch.tensor([9, 0, 3, 6, 2])
+    gradients = IntegratedGradients(built).attribute(
+        inputs, 0, classes, n_steps=attention.PATH_STEPS, method="riemann_middle"
+    )
+    drops = Occlusion(built).attribute(inputs, (1, 4, 4), (1, 4, 4), 0, classes)
+    for variant, theirs, scale in (("integrated-gradients", gradients, 16), ("occlusion", drops, 1)):
+        found, logits = maps(built, inputs, classes, variant)
+        squares = scale * theirs.detach().numpy().reshape(5, 7, 4, 7, 4).mean((2, 4))
+        assert close(found, squares, 1e-3), variant
+        assert np.allclose(logits, built(inputs).detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fashion_cnn", "fashion_cnn of four", "resnet without shortcuts"])
+def test_integrated_gradients_add_up_to_what_the_logit_gains(
+    name: str, inputs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Completeness (Sundararajan et al. 2017, proposition 1): no pixel is left out, whatever the last pooling drops."""
+    built, classes = network(FAMILIES[name], inputs), torch.tensor([0, 9]).expand(5, 2)
+    monkeypatch.setattr(attention, "PATH_STEPS", 128)  # gains of random weights are small, and so take many
+    found, logits = maps(built, inputs, classes, "integrated-gradients")
+    gained = (logits - built(torch.zeros_like(inputs[:1])).detach().numpy())[:, [0, 9]]
+    assert np.abs(found.sum((2, 3)) - gained).mean() < 0.05 * np.abs(gained).mean()
+
+
+def test_occlusion_is_what_a_loop_over_squares_finds(inputs: Tensor) -> None:
+    built, classes = network(MODELS["fashion_cnn"], inputs), torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8], [9, 0]])
+    found, _ = maps(built, inputs, classes, "occlusion")
+    expected = np.empty((5, 2, 7, 7))
+    for image, row, column in np.ndindex(5, 7, 7):
+        covered = inputs[image : image + 1].clone()
+        covered[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0
+        drop = (built(inputs[image : image + 1]) - built(covered)).detach()
+        expected[image, :, row, column] = drop[0, classes[image]]
+    assert close(found, expected, 1e-4)
 
 
 def test_batches_make_no_difference(family: Model, inputs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,7 +406,8 @@ def test_occlusion_of_known_evidence(template: nn.Module, inputs: Tensor) -> Non
     drops = attention.occlusion(template, inputs, classes)
     exact, _ = maps(template, inputs, classes, "hirescam")
     assert np.abs(exact).max() > 0.1
-    assert np.allclose(drops, exact, atol=1e-5)
+    for found in (drops, *(maps(template, inputs, classes, variant)[0] for variant in PIXELS)):
+        assert np.allclose(found, exact, atol=1e-5)
 
 
 def test_a_right_map_passes_and_a_wrong_one_fails(template: nn.Module, small_splits: Splits) -> None:
@@ -377,7 +419,7 @@ def test_a_right_map_passes_and_a_wrong_one_fails(template: nn.Module, small_spl
     random = np.random.default_rng(1).random(right.shape)
 
     def passed(found: np.ndarray) -> list[bool]:
-        curves = attention.insertion_and_deletion(template, inputs, classes, found, -MEAN / STD, seed=0)
+        curves = attention.insertion_and_deletion(template, inputs, classes, found, layer, -MEAN / STD, seed=0)
         return [check.passed for check in (*curves, attention.agreement(found, drops, layer))]
 
     assert passed(right) == [True, True, True]
@@ -387,7 +429,7 @@ def test_a_right_map_passes_and_a_wrong_one_fails(template: nn.Module, small_spl
 
 def test_a_map_has_no_advantage_over_itself(template: nn.Module, inputs: Tensor) -> None:
     random = np.random.default_rng(7).random((5, 7, 7))  # as the same seed draws it for the comparison
-    found = attention.insertion_and_deletion(template, inputs, torch.arange(5), random, -MEAN / STD, seed=7)
+    found = attention.insertion_and_deletion(template, inputs, torch.arange(5), random, SEVEN, -MEAN / STD, seed=7)
     assert [(check.value, check.passed) for check in found] == [(0, False), (0, False)]
 
 
@@ -541,20 +583,23 @@ def test_inspected_images(inspected: tuple[Bytes, Mask, pd.DataFrame]) -> None:
     built = network(FashionCNN(channels=(8, 16, 16), hidden=(16,)), inputs)
     found = attention.inspect(built, images, sample, masks, MEAN, STD, seed=0)
     assert list(found.columns) == list(attention.COLUMNS)
-    assert (found.layer == "features.relu3").all()
+    assert found.groupby("variant").layer.unique().map(list).to_dict() == {
+        variant: ["input" if variant in PIXELS else "features.relu3"] for variant in attention.VARIANTS
+    }
     for _, rows in found.groupby("variant"):
         assert rows[rows.target == "predicted"].image.tolist() == sample.image.tolist()
         assert rows[rows.target == "true"].image.tolist() == sample.image[sample.wrong].tolist()
     assert set(found.variant) == {*attention.VARIANTS}
 
-    row = found[(found.variant == "hirescam") & (found.target == "true")].iloc[3]
-    label = int(sample.label.cat.codes[sample.image == row.image].iloc[0])
-    cells = maps(built, inputs[[row.image]], torch.tensor([label]), "hirescam")[0][0].astype(float)
-    shares = masks[row.image].reshape(7, 4, 7, 4).mean((1, 3))[:6, :6]
-    assert row.positive == pytest.approx(cells[cells > 0].sum(), rel=1e-5)
-    assert row.negative == pytest.approx(cells[cells < 0].sum(), rel=1e-5)
-    assert row.energy == pytest.approx((cells * shares)[cells > 0].sum() / cells[cells > 0].sum(), rel=1e-5)
-    assert row.area_share == pytest.approx(masks[row.image][:24, :24].mean())
+    for variant, side in (("hirescam", 6), ("integrated-gradients", 7), ("occlusion", 7)):
+        row = found[(found.variant == variant) & (found.target == "true")].iloc[3]
+        label = int(sample.label.cat.codes[sample.image == row.image].iloc[0])
+        cells = maps(built, inputs[[row.image]], torch.tensor([label]), variant)[0][0].astype(float)
+        shares = masks[row.image].reshape(7, 4, 7, 4).mean((1, 3))[:side, :side]
+        assert row.positive == pytest.approx(cells[cells > 0].sum(), rel=1e-4)
+        assert row.negative == pytest.approx(cells[cells < 0].sum(), rel=1e-4)
+        assert row.energy == pytest.approx((cells * shares)[cells > 0].sum() / cells[cells > 0].sum(), rel=1e-4)
+        assert row.area_share == pytest.approx(masks[row.image][: 4 * side, : 4 * side].mean())
     for name in ("energy", "area_share", "centre_energy", "random_energy"):
         assert found[name].dropna().between(0, 1 + 1e-9).all()
         assert found[name].notna().any()
