@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SPACE ?= resnet.yaml
 
-.PHONY: study test test-ray test-rest test-slow test-faults test-gpu bench bench-search bench-sprint bench-time lint clean
+.PHONY: study test test-ray test-rest test-slow test-faults test-gpu bench bench-amounts bench-search bench-sprint bench-time lint clean
 
 # Install, fetch the data, run the study and make its page.
 study: $(VENV)/installed
@@ -32,6 +32,10 @@ test-gpu: $(VENV)/installed-test
 # Measures rates and overheads; writes results/benchmarks.
 bench: $(VENV)/installed-test
 	for part in training accuracy overhead allocator stress intervals; do $(BIN)/python tests/benchmarks/$$part.py || exit; done
+
+# Half an hour of a core; what analysis/corruptions.py takes its amounts from.
+bench-amounts: $(VENV)/installed-test
+	$(BIN)/python tests/benchmarks/amounts.py
 
 # Some hours; goes on where it was cut off. Takes bench's rates.
 bench-search: $(VENV)/installed-test

@@ -57,11 +57,17 @@ def corrupt(images: Bytes, name: str, severity: int, index: Index, seed: int = 0
     check_name(name)
     if severity not in (0, *SEVERITIES):
         raise ValueError(f"severity: got {severity}, must be 0 to {max(SEVERITIES)}")
+    return changed(images, name, CORRUPTIONS[name].amounts[severity - 1] if severity else None, index, seed)
+
+
+def changed(images: Bytes, name: str, amount: float | None, index: Index, seed: int = 0) -> Bytes:
+    """Return the images as `corrupt` does, but by any amount; None returns them as they are. Raise what it raises."""
+    check_name(name)
     if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE):
         raise ValueError(f"images: got {images.dtype} {images.shape}, must be uint8 (N, {SIDE}, {SIDE})")
     if index.shape != images.shape[:1] or (index < 0).any():
         raise ValueError(f"index: got {index.shape}, must be {images.shape[:1]} numbers, none below 0")
-    if severity == 0 or len(images) == 0:
+    if amount is None or len(images) == 0:
         return images
     rows = max(TESTED, int(index.max()) + 1)
 
@@ -69,9 +75,7 @@ def corrupt(images: Bytes, name: str, severity: int, index: Index, seed: int = 0
         """Numbers of NumPy's distribution of that name for each image, float32 (N, *shape)."""
         return np.asarray(_drawn((seed, *name.encode()), kind, rows, shape)[index])
 
-    corruption = CORRUPTIONS[name]
-    changed = corruption.change(images, corruption.amounts[severity - 1], draw)
-    return np.asarray(np.rint(np.clip(changed, 0, 255)), np.uint8)
+    return np.asarray(np.rint(np.clip(CORRUPTIONS[name].change(images, amount, draw), 0, 255)), np.uint8)
 
 
 def corrupted(images: Bytes, index: Index, seed: int = 0) -> Iterator[tuple[str, int, Bytes]]:
