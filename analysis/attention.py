@@ -1,7 +1,7 @@
-"""Grad-CAM: which cells of the last feature map speak for a class, and whether such maps are to be trusted.
+"""Maps of which cells speak for a class, by Grad-CAM and others, and whether such maps are to be trusted.
 
-Maps are signed and stay at the resolution of their layer; everything is measured there, with the foreground pooled to
-the cells at their true places. They are enlarged only to be shown. For a network that ends in global average pooling
+Maps are signed and at the resolution of the last feature map; everything is measured there, with the foreground pooled
+to the cells at their true places. They are enlarged only to be shown. For a network that ends in global average pooling
 and one linear layer the map sums to the logit less its bias, and Grad-CAM and HiResCAM are the same.
 """
 
@@ -11,6 +11,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -28,7 +29,12 @@ from study.models.resnet import ResNet
 Floats = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
 
-VARIANTS = ("grad-cam", "hirescam")
+VARIANTS = {
+    "grad-cam": "Grad-CAM", "hirescam": "HiResCAM", "integrated-gradients": "integrated gradients",
+    "occlusion": "occlusion",
+}  # fmt: skip
+BY_CELL = ("grad-cam", "hirescam")  # made of the last feature map; the others of pixels
+PATH_STEPS = 16  # of integrated gradients; by the midpoint rule, cells add up to the logit's gain within some percent
 BATCH = 256  # images a forward pass: the widest activation of ResNet-18 then takes 51 MB
 CENTRE_SIGMA = SIDE / 4  # pixels: half of what a centred map says lies within 8 pixels of the middle
 
@@ -46,24 +52,28 @@ LEAST_GAIN = 0.01
 # More than maps reach that know nothing of the network: over trained networks of both families the silhouette reached
 # -0.21 to 0.07, a centred Gaussian -0.01 to 0.19.
 LEAST_AGREEMENT = 0.2
+THRESHOLDS = {
+    "weight randomisation": (-np.inf, MOST_ALIKE), "insertion": (LEAST_GAIN, np.inf), "deletion": (LEAST_GAIN, np.inf),
+    "occlusion": (LEAST_AGREEMENT, np.inf),
+}  # fmt: skip
 
 COLUMNS = {
     "image": "place in the published test set, 0 is the first",
     "wrong": "whether the image was misclassified",
     "matched": "for a correctly classified image, the misclassified one of its label that it is compared with",
     "layer": "the module whose activation was read",
-    "variant": "grad-cam or hirescam; the latter only where it is not the same",
+    "variant": "grad-cam, hirescam (only where it is not the same), integrated-gradients or occlusion",
     "target": "whose class the map is for: predicted or true; only predicted where they are the same",
     "energy": "share in [0, 1] of the positive evidence that lies on the foreground; null without positive evidence",
     "area_share": "energy of a uniform map, every cell alike, in [0, 1]",
     "centre_energy": "energy of a centred Gaussian map, in [0, 1]",
-    "random_energy": "energy of the map of the same network with random weights, in [0, 1]",
+    "random_energy": "energy of the map of the same network with random weights, in [0, 1]; of Grad-CAM and HiResCAM",
     "positive": "sum of the map's positive cells, logits",
     "negative": "sum of its negative cells, logits, at most 0",
 }
 CHECK_COLUMNS = {
-    "variant": "grad-cam or hirescam; the latter only where it is not the same",
-    "check": "weight randomisation, insertion, deletion or occlusion",
+    "variant": "grad-cam, hirescam (only where it is not the same), integrated-gradients or occlusion",
+    "check": "weight randomisation, insertion, deletion or occlusion; the last not of occlusion itself",
     "value": "mean over images of what the check measures; null where no image could be judged",
     "low": "low end of its 95 % interval (Student's t over images); null where there is none",
     "high": "high end",
@@ -118,7 +128,9 @@ def maps(model: nn.Module, images: Tensor, classes: Tensor, variant: str = "grad
 
     "grad-cam": Selvaraju et al. 2017, arXiv:1610.02391: activations weighted by the mean gradient of the class's logit
     over the cells, summed over channels; without the paper's ReLU. "hirescam": Draelos & Carin 2020,
-    arXiv:2011.08891: weighted by the gradient of each cell itself.
+    arXiv:2011.08891: weighted by the gradient of each cell itself. "integrated-gradients": Sundararajan et al. 2017,
+    arXiv:1703.01365, from a grey image, the mean pixel, summed over the pixels of each cell. "occlusion": see
+    `occlusion`, mean over the pixels of each cell.
 
     `model` in evaluation mode, images (N, 1, 28, 28), normalised. Classes int64 (N,), or (N, K) for K maps out of one
     forward pass. Returns float32 (N, h, w) or (N, K, h, w), and logits (N, 10). Raises ValueError in training mode and
@@ -129,7 +141,9 @@ def maps(model: nn.Module, images: Tensor, classes: Tensor, variant: str = "grad
     if variant not in VARIANTS:
         raise ValueError(f"variant: got {variant!r}, must be one of {', '.join(VARIANTS)}")
     each = classes[:, None] if classes.dim() == 1 else classes
-    parts = [_maps(model, *part, variant) for part in zip(images.split(BATCH), each.split(BATCH), strict=True)]
+    makers = {"integrated-gradients": _integrated_gradients, "occlusion": _occlusion}
+    make = makers.get(variant) or partial(_maps, variant=variant)
+    parts = [make(model, *part) for part in zip(images.split(BATCH), each.split(BATCH), strict=True)]
     found, logits = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
     return found.reshape(*classes.shape, *found.shape[2:]), logits
 
@@ -160,9 +174,32 @@ def _maps(model: nn.Module, images: Tensor, classes: Tensor, variant: str) -> tu
     return torch.stack(found, 1), logits.detach()
 
 
-def variants(model: nn.Module) -> tuple[str, ...]:
-    """Those that differ: after global average pooling the gradient is the same in every cell, and so are the two."""
-    return VARIANTS[:1] if isinstance(model, ResNet) else VARIANTS
+@torch.enable_grad()
+def _integrated_gradients(model: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    tiles = torch.from_numpy(_tiles(target(model))).to(images)
+    found = []
+    for column in classes.split(1, dim=1):
+        gradients = torch.zeros_like(images)
+        for step in range(PATH_STEPS):
+            point = (images * ((step + 0.5) / PATH_STEPS)).requires_grad_()  # once normalised, the mean pixel is 0
+            gradients += torch.autograd.grad(model(point).gather(1, column).sum(), point)[0]
+        found.append(tiles @ (images * gradients / PATH_STEPS)[:, 0] @ tiles.T)
+    return torch.stack(found, 1), _logits(model, images)
+
+
+def _occlusion(model: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    pixels = _of_pixels(occlusion(model, images, classes))
+    return torch.from_numpy(pooled(pixels, target(model))).float(), _logits(model, images)
+
+
+def variants(model: nn.Module, by_pixel: bool = True) -> list[str]:
+    """Return those that differ for this model: after global average pooling Grad-CAM and HiResCAM are the same.
+
+    Without `by_pixel` those that are made of the last feature map, which cost a few forward passes an image, not a
+    hundred.
+    """
+    cells = BY_CELL[:1] if isinstance(model, ResNet) else BY_CELL
+    return [name for name in VARIANTS if name in cells or (by_pixel and name not in BY_CELL)]
 
 
 def enlarge(maps: Floats, layer: Layer) -> Floats:
@@ -269,18 +306,25 @@ def insertion_and_deletion(
 
 
 def occlusion(model: nn.Module, images: Tensor, classes: Tensor) -> Floats:
-    """By how much the logit of the class falls where a 4×4 square is grey: (N, 7, 7).
+    """Return by how much the logit of a class falls where a 4×4 square is grey: (N, 7, 7), or (N, K, 7, 7).
 
     Zeiler & Fergus 2014, arXiv:1311.2901, with the mean pixel, which is 0 once normalised. Not black: that changes
-    nothing outside the garment, and so agrees with any silhouette. Images (N, 1, 28, 28) normalised, classes (N,).
+    nothing outside the garment, and so agrees with any silhouette. Images (N, 1, 28, 28) normalised, classes (N,) or
+    (N, K).
     """
-    whole = _logits(model, images).gather(1, classes[:, None])
-    drops = torch.empty(len(images), SIDE // PATCH, SIDE // PATCH)
-    for row, column in np.ndindex(drops.shape[1:]):
+    each = classes[:, None] if classes.dim() == 1 else classes
+    whole = _logits(model, images).gather(1, each)
+    drops = torch.empty(*each.shape, SIDE // PATCH, SIDE // PATCH)
+    for row, column in np.ndindex(drops.shape[2:]):
         covered = images.clone()
         covered[:, :, PATCH * row : PATCH * (row + 1), PATCH * column : PATCH * (column + 1)] = 0
-        drops[:, row, column] = (whole - _logits(model, covered).gather(1, classes[:, None]))[:, 0]
-    return drops.numpy()
+        drops[:, :, row, column] = whole - _logits(model, covered).gather(1, each)
+    return drops.reshape(*classes.shape, *drops.shape[2:]).numpy()
+
+
+def _of_pixels(drops: Floats) -> Floats:
+    """Return what `occlusion` says of each square for each of its pixels: (…, 7, 7) to (…, 28, 28)."""
+    return drops.repeat(PATCH, axis=-2).repeat(PATCH, axis=-1)
 
 
 def agreement(maps: Floats, drops: Floats, layer: Layer) -> Check:
@@ -288,30 +332,33 @@ def agreement(maps: Floats, drops: Floats, layer: Layer) -> Check:
 
     Passes above LEAST_AGREEMENT.
     """
-    pixels = drops.repeat(PATCH, axis=1).repeat(PATCH, axis=2)
-    return _check("occlusion", _spearman(maps, pooled(pixels, layer)), least=LEAST_AGREEMENT)
+    return _check("occlusion", _spearman(maps, pooled(_of_pixels(drops), layer)), least=LEAST_AGREEMENT)
 
 
-def checks(model: nn.Module, images: Bytes, wrong: Mask, mean: float, std: float, seed: int) -> pd.DataFrame:
-    """Every check of every variant on CHECKED of the test images, for the classes that the model predicts.
+def checks(
+    model: nn.Module, images: Bytes, wrong: Mask, mean: float, std: float, seed: int, by_pixel: bool = True
+) -> pd.DataFrame:
+    """Return every check of every variant on CHECKED of the test images, for the classes that the model predicts.
 
     Half of the images are errors, for it is those that the maps are to explain; fewer where there are not as many.
     `model` in evaluation mode; images uint8 (N, 28, 28); `wrong` (N,) says which the model gets wrong; `mean` and `std`
-    as it was trained. Images are taken in an order that depends on `seed` alone. Columns: CHECK_COLUMNS.
+    as it was trained; `by_pixel` as `variants` takes it. Images are taken in an order that depends on `seed` alone.
+    Columns: CHECK_COLUMNS.
     """
     chosen = checked(wrong, seed)
     inputs = normalised(images[chosen], mean, std)
     classes = _logits(model, inputs).argmax(1)
     drops, layer = occlusion(model, inputs, classes), target(model)
     rows = []
-    for variant in variants(model):
+    for variant in variants(model, by_pixel):
         found, _ = maps(model, inputs, classes, variant)
-        random = [maps(randomised(model, seed + draw), inputs, classes, variant)[0] for draw in range(1, DRAWS + 1)]
-        every = (
+        draws = range(1, 1 + (DRAWS if variant in BY_CELL else 1))  # maps of pixels take a hundred times as long
+        random = [maps(randomised(model, seed + draw), inputs, classes, variant)[0] for draw in draws]
+        every = [
             randomisation(found, random),
             *insertion_and_deletion(model, inputs, classes, found, -mean / std, seed),
-            agreement(found, drops, layer),
-        )
+            *([agreement(found, drops, layer)] if variant != "occlusion" else []),
+        ]
         rows += [{"variant": variant, **dataclasses.asdict(check)} for check in every]
     return pd.DataFrame(rows, columns=list(CHECK_COLUMNS)).astype({"low": float, "high": float})
 
@@ -323,9 +370,30 @@ def checked(wrong: Mask, seed: int) -> npt.NDArray[np.int64]:
     return np.concatenate([errors, order[~wrong[order]][: CHECKED - len(errors)]])
 
 
+def failed(checks: pd.DataFrame) -> dict[str, list[str]]:
+    """Return of each variant the checks that it fails in the networks together.
+
+    A check is passed where the 95 % interval over networks of what it measures lies on the right side of its threshold
+    (Student's t). Of a single network its own verdict counts, which is over images. `checks`: rows of the table
+    `attention_checks` of networks that differ in their seed alone.
+    """
+    found: dict[str, list[str]] = {}
+    for (variant, check), rows in checks.groupby(["variant", "check"], sort=False):
+        found.setdefault(str(variant), []).extend([] if _passed(str(check), rows) else [str(check)])
+    return found
+
+
+def _passed(check: str, rows: pd.DataFrame) -> bool:
+    if len(rows) == 1 or rows.value.isna().any():
+        return bool(rows.passed.all())
+    over, (least, most) = estimate(rows.value.tolist()), THRESHOLDS[check]
+    low, high = (over.mean if end is None else end for end in (over.low, over.high))
+    return least < low and high < most
+
+
 def trusted(checks: pd.DataFrame) -> dict[str, bool]:
-    """The verdict on each variant: whether it passed every check."""
-    return {str(variant): bool(passed) for variant, passed in checks.groupby("variant").passed.all().items()}
+    """Return of each variant whether it passes every check: see `failed`."""
+    return {variant: not names for variant, names in failed(checks).items()}
 
 
 def matched_sample(predictions: pd.DataFrame, areas: Floats, n: int, seed: int) -> pd.DataFrame:
@@ -357,12 +425,14 @@ def matched_sample(predictions: pd.DataFrame, areas: Floats, n: int, seed: int) 
 
 
 def inspect(
-    model: nn.Module, images: Bytes, sample: pd.DataFrame, masks: Mask, mean: float, std: float, seed: int
-) -> pd.DataFrame:
-    """The table `attention` for one model, but for the trial's key: a row an inspected image, variant and target.
+    model: nn.Module, images: Bytes, sample: pd.DataFrame, masks: Mask, mean: float, std: float, seed: int,
+    by_pixel: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Return the table `attention` of one model without the trial's key: a row an inspected image, variant and target.
 
     `model` in evaluation mode; images uint8 and masks bool (N, 28, 28) of the whole test split; `sample` from
-    `matched_sample`; `mean` and `std` as it was trained; `seed` draws the random weights. Columns: COLUMNS.
+    `matched_sample`; `mean` and `std` as it was trained; `seed` draws the random weights; `by_pixel` as `variants`
+    takes it. Columns: COLUMNS.
     """
     layer, chosen = target(model), sample.image.to_numpy()
     inputs = normalised(images[chosen], mean, std)
@@ -370,8 +440,9 @@ def inspect(
     classes = torch.from_numpy(codes.astype(np.int64))
     shares, fresh = pooled(masks[chosen], layer), randomised(model, seed)
     parts = []
-    for variant in variants(model):
-        found, random = (maps(network, inputs, classes, variant)[0] for network in (model, fresh))
+    for variant in variants(model, by_pixel):
+        found = maps(model, inputs, classes, variant)[0]
+        random = maps(fresh, inputs, classes, variant)[0] if variant in BY_CELL else np.full_like(found, np.nan)
         for column, name in enumerate(("predicted", "true")):
             part = sample[["image", "wrong", "matched"]].assign(
                 layer=layer.name,

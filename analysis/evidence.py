@@ -185,7 +185,8 @@ def _images(
         )
     parts = about["split"]
     try:
-        split = data.split(loaded, parts["train"], parts["validation"], parts["test"], parts["seed"])
+        sizes = (parts["train"], parts["validation"], parts["test"])
+        split = data.split(loaded, *sizes, parts["seed"], parts.get("stratified", True))
     except ValueError as error:
         raise RecordError(f"{folder / 'study.json'}: {error}") from error
     pixels = loaded.test_images[places]

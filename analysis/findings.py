@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import searches
 from analysis.blocks import Section
 from analysis.evidence import Evidence
 from analysis.measures import ACCURACY, compare
@@ -18,6 +19,7 @@ from analysis.sections import (
     calibrated,
     cost,
     data,
+    deviations,
     failing,
     looking,
     results,
@@ -65,6 +67,10 @@ def page(evidence: Evidence) -> Page:
     about, trials, epochs, standings = evidence.about, evidence.trials, evidence.epochs, evidence.standings
     title, facts, lede = headline(trials, standings, evidence.runs, about.get("fidelity") == "preview")
     fails = failing.fails_most(evidence)
+    if about.get("fidelity") != "preview":
+        lede += filter(None, [searches.sentence(searches.gains(evidence.folder, about, standings))])
+        if ensembles := searches.ensembles(evidence.predictions, standings):
+            lede.append(ensembles.sentence)
     return Page(
         name=str(about.get("name", evidence.folder.name)),
         preview=_preview(about, evidence.folder) if about.get("fidelity") == "preview" else None,
@@ -74,6 +80,7 @@ def page(evidence: Evidence) -> Page:
         state=[*state(about, trials, evidence.folder), *evidence.missing],
         sections=[
             scorecard.scorecard(evidence),
+            *([section] if (section := deviations.deviations(evidence)) else []),
             results.leaderboard(epochs, standings),
             results.comparisons(standings, evidence.comparisons, evidence.reference),
             failing.what_fails(evidence),

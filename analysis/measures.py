@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis import failures
-from analysis.attention import trusted
+from analysis.attention import VARIANTS
+from analysis.attention import failed as failed_checks
 from analysis.corruptions import CLEAN, SEVERITIES
 from analysis.effects import Effect, over_both, over_seeds
 from analysis.failures import Confirmed
@@ -357,12 +358,21 @@ def conflicted(runs: Runs, *arms: str) -> Cues:
     return cues
 
 
-def energies(runs: Runs, *arms: str) -> list[pd.DataFrame]:
-    """The table `attention` of each arm, for predicted classes, by the first maps that pass every check in all."""
-    checks = pd.concat([runs.of(arm, "attention_checks") for arm in arms])
-    sure = [variant for variant, passed in trusted(checks).items() if passed]
+def energies(runs: Runs, *arms: str) -> dict[str, list[pd.DataFrame]]:
+    """Return the table `attention` of each arm, for predicted classes, by the name of the maps.
+
+    Of maps that pass every check in all arms, and of occlusion, which needs no check: it is what happens. Raises
+    NotTested where there are none.
+    """
+    fails = [failed_checks(runs.of(arm, "attention_checks")) for arm in arms]
+    every = [runs.of(arm, "attention").query("target == 'predicted'") for arm in arms]
+    sure = [
+        name
+        for name in VARIANTS
+        if all((table.variant == name).any() for table in every)
+        and (name == "occlusion" or all(of.get(name) == [] for of in fails))
+    ]
     if not sure:
-        failed = ", ".join(checks[~checks.passed].check.unique())
-        raise NotTested(f"maps of {' or '.join(arms)} fail the checks that would make them evidence ({failed})")
-    every = [runs.of(arm, "attention") for arm in arms]
-    return [of[(of.target == "predicted") & (of.variant == sure[0])] for of in every]
+        names = ", ".join(dict.fromkeys(check for of in fails for checks in of.values() for check in checks))
+        raise NotTested(f"maps of {' or '.join(arms)} fail the checks that would make them evidence ({names})")
+    return {VARIANTS[name]: [table[table.variant == name] for table in every] for name in sure}

@@ -73,6 +73,7 @@ class Rerun:
         self.there = [trial for trial in self.of if (folder / "confirm" / trial / "best.pt").is_file()]
         precision = trials.set_index("trial_id").precision.fillna("fp32")
         self.precision: dict[str, Precision] = precision.loc[self.there].to_dict()
+        self.full = bool((trials.fidelity == "full").all())  # a preview's page is to be made in little time
         self.lost = predictions[~predictions.trial_id.isin(self.there)]
 
     @property
@@ -109,7 +110,7 @@ class Rerun:
     def attention(self, images: Images) -> pd.DataFrame:
         """The table `attention`: maps of a sample of errors and of matched correct images."""
         samples = {trial: _sample(self.of[trial], images) for trial in self.there}
-        shared = (images.pixels, images.masks)
+        shared = (images.pixels, images.masks, self.full)
         said = f"attention of {self._networks}"
         found, key = self._over(said, _inspect, samples, shared, attention)
         order = pd.Series(images.table.index)
@@ -123,7 +124,7 @@ class Rerun:
         wrong = {trial: _wrong(self.of[trial], images) for trial in self.there}
         said = f"whether the maps of {self._networks} are to be trusted"
         return self._table(
-            "attention_checks", *self._over(said, _check, wrong, (images.pixels,), attention, statistics)
+            "attention_checks", *self._over(said, _check, wrong, (images.pixels, self.full), attention, statistics)
         )
 
     def maps(self, images: Images, on_show: Mapping[str, set[int]]) -> dict[str, pd.DataFrame]:
@@ -239,12 +240,15 @@ def _on_show(predictions: pd.DataFrame, wanted: set[int], images: Images) -> pd.
 # What runs in the workers. `own` is the trial's, `shared` is what all of them are shown.
 
 
-def _inspect(network: nn.Module, config: TrialConfig, own: pd.DataFrame, shared: tuple[Bytes, Mask]) -> pd.DataFrame:
-    return attention.inspect(network, shared[0], own, shared[1], config.mean, config.std, SEED)
+def _inspect(
+    network: nn.Module, config: TrialConfig, own: pd.DataFrame, shared: tuple[Bytes, Mask, bool]
+) -> pd.DataFrame:
+    images, masks, full = shared
+    return attention.inspect(network, images, own, masks, config.mean, config.std, SEED, full)
 
 
-def _check(network: nn.Module, config: TrialConfig, own: Mask, shared: tuple[Bytes]) -> pd.DataFrame:
-    return attention.checks(network, shared[0], own, config.mean, config.std, SEED)
+def _check(network: nn.Module, config: TrialConfig, own: Mask, shared: tuple[Bytes, bool]) -> pd.DataFrame:
+    return attention.checks(network, shared[0], own, config.mean, config.std, SEED, shared[1])
 
 
 def _stress(network: nn.Module, config: TrialConfig, own: Precision, shared: tuple[Bytes, Bytes, Any]) -> pd.DataFrame:
@@ -281,7 +285,7 @@ def _maps(network: nn.Module, config: TrialConfig, own: pd.DataFrame, shared: tu
     inputs = attention.normalised(shared[0][own.row], config.mean, config.std)
     classes = torch.from_numpy(np.stack([own[n].cat.codes for n in ("predicted", "label")], axis=1).astype(np.int64))
     found: dict[str, list[np.ndarray]] = {}
-    for variant in attention.variants(network):
+    for variant in attention.variants(network, by_pixel=False):
         maps, _ = attention.maps(network, inputs, classes, variant)
         shown = attention.enlarge(maps, attention.target(network)).astype(np.float32).reshape(len(own), 2, -1)
         names = {"grad-cam": ("predicted", "true"), "hirescam": ("hirescam",)}[variant]

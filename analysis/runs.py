@@ -18,10 +18,10 @@ from study.records import Weights
 
 OPTIMIZATION = ("hp_optimizer", "hp_lr", "hp_momentum", "hp_nesterov", "hp_schedule", "hp_step_size", "hp_gamma")
 OPTIMIZERS, SCHEDULES = ("sgd", "adam"), ("none", "step", "cosine")
-# The settings of the ResNet source's two runs; a preview may have fewer epochs and a narrower network.
+# The settings of the ResNet source's two runs; a network may be narrower, and a preview have fewer epochs.
 BASELINE = TrialConfig(optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4), epochs=15, mean=0.5, std=0.5)
 IMPROVED = dataclasses.replace(BASELINE, optimizer=Adam(lr=1e-3), schedule=Step(step_size=5, gamma=0.1))
-SMALLER = ("hp_epochs", "hp_widths", "hp_stem")
+WIDTHS, PREVIEWED = ("hp_widths", "hp_stem"), ("hp_epochs",)
 
 
 class NotTested(Exception):
@@ -117,7 +117,7 @@ class Runs:
 
     def sources(self) -> tuple[str, str]:
         """The ResNet source's two settings, all of them, on one network: SGD at a constant rate, Adam with StepLR."""
-        free = SMALLER if (self.trials.fidelity == "preview").any() else ()
+        free = (*WIDTHS, *PREVIEWED) if (self.trials.fidelity == "preview").any() else WIDTHS
         for arms in self.alike(*OPTIMIZATION, "hp_weight_decay"):
             found = []
             for config in (BASELINE, IMPROVED):
@@ -129,6 +129,14 @@ class Runs:
                 self._must_step(before, after)
                 return before, after
         raise NotTested("it takes the source's two arms, SGD at a constant rate and Adam with StepLR")
+
+    def narrower(self) -> str:
+        """Return in words which channels the arms in use have, if they are ResNets of other ones than the source's."""
+        channels = self.arms.hp_widths.reindex([*self.used]).dropna().unique()
+        source = hyperparameters(BASELINE)["hp_widths"]
+        return "; ".join(
+            f"networks of {own} channels, where the source's has {source}" for own in channels if own != source
+        )
 
     def _must_step(self, *names: str) -> None:
         """Raise NotTested where an arm has StepLR and ends before it lowers the learning rate, as a preview may."""

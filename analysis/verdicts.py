@@ -44,12 +44,16 @@ CALLED = ("supported", "contradicted")
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with what was found of it, or why nothing was; `lost` says which seeds that it takes are lost."""
+    """A claim with what was found of it, or why nothing was.
+
+    `lost` says which seeds that it takes are lost, `narrower` which channels its networks have instead of the source's.
+    """
 
     claim: Claim
     found: Found | None
     reason: str = ""
     lost: str = ""
+    narrower: str = ""
 
     @property
     def tested(self) -> bool:
@@ -107,7 +111,7 @@ def _test(claim: Claim, runs: Runs) -> Judged:
     lost = {arm: runs.lost[arm] for arm in sorted(runs.used & runs.lost.keys())}
     if found is None and lost.keys() <= set(runs.completed.arm):
         lost = {}  # it is not for them that nothing was found
-    return Judged(claim, found, reason, "; ".join(f"{said} ({arm})" for arm, said in lost.items()))
+    return Judged(claim, found, reason, "; ".join(f"{said} ({arm})" for arm, said in lost.items()), runs.narrower())
 
 
 def _said(one: Judged) -> list[str]:
@@ -121,7 +125,7 @@ def _said(one: Judged) -> list[str]:
 
 def _row(one: Judged, adjusted: dict[str, float]) -> dict[str, object]:
     claim, found, decides = one.claim, one.found, one.decides
-    limits = start("; ".join(filter(None, [one.lost, found.limits if found else ""])))
+    limits = start("; ".join(filter(None, [one.lost, *([one.narrower, found.limits] if found else [])])))
     row: dict[str, object] = {
         "claim": claim.name, "text": claim.text, "source": claim.source, "said": claim.said, "measure": claim.measure,
         "spaces": ", ".join(claim.spaces), "verdict": "inconclusive" if one.lost else NOT_TESTED,

@@ -29,7 +29,7 @@ from study.probe import (
 )
 from study.provenance import cores as available_cores
 from study.provenance import free_memory, gpu_count, has_bf16
-from study.search import Rule
+from study.schedulers import Rule
 from study.space import Choice, Space
 from study.speeds import Key, KnownSpeeds
 from study.trainer import Precision

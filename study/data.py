@@ -131,8 +131,11 @@ def _fetch(folder: Path) -> None:
         )
 
 
-def split(data: FashionMNIST, train: int, validation: int, test: int, seed: int) -> Splits:
-    """Stratified parts of the given sizes: `train` + `validation` out of the training images, `test` out of the test.
+def split(data: FashionMNIST, train: int, validation: int, test: int, seed: int, stratified: bool = True) -> Splits:
+    """Return parts of the given sizes: `train` + `validation` out of the training images, `test` out of the test.
+
+    Parts are stratified by class. With `stratified` false, training and validation images are those of torch's
+    `random_split` of all 60,000, with a generator of this seed, or the first `train` + `validation` of these.
 
     The same sizes and `seed` give the same images in the same order on every machine. `test` = 10,000 keeps the
     published order, so that a row of `predictions` is that test image. Raises ValueError where the sizes do not fit.
@@ -146,10 +149,16 @@ def split(data: FashionMNIST, train: int, validation: int, test: int, seed: int)
         raise ValueError(f"split: got {test} test images, must be 10 to 10,000")
     from sklearn.model_selection import train_test_split  # here, for workers import this module and never split
 
-    kept = _stratified(data.train_labels, train + validation, seed)
-    first, second = train_test_split(
-        kept, train_size=train, test_size=validation, stratify=data.train_labels[kept], random_state=seed
-    )
+    if stratified:
+        kept = _stratified(data.train_labels, train + validation, seed)
+        first, second = train_test_split(
+            kept, train_size=train, test_size=validation, stratify=data.train_labels[kept], random_state=seed
+        )
+    else:
+        import torch
+
+        order = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed)).numpy()
+        first, second = order[:train], order[train : train + validation]
     tested = np.sort(_stratified(data.test_labels, test, seed))
     return Splits(
         data.train_images[first],

@@ -6,7 +6,6 @@ folders (records.py), not in Ray's snapshots: those lag behind, and are pickles,
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,12 +34,12 @@ from study.config import to_dict
 from study.data import Splits
 from study.opening import UsageError
 from study.records import EpochRecord, Listener, TrialRecord
+from study.schedulers import METRIC, Rungs, best_so_far, replay
 from study.trainable import Job, TrialTrainable
 from study.trainer import Precision
 
 logger = logging.getLogger(__name__)
 
-METRIC = "best_val_accuracy"
 MAX_FAILURES = 2  # a trial that gets no further is started at most three times
 
 
@@ -72,7 +71,7 @@ class TrialQueue(Searcher):
         folder = records.trial_folder(self.study, record)
         records.write_trial(self.study, record)
         if epochs := records.read_epochs(folder):
-            replay(self.tune_scheduler, trial_id, best_so_far(epochs))
+            replay(self.tune_scheduler, trial_id, best_so_far(epochs), record.max_epochs)
         job = Job(
             trial_id=record.trial_id,
             label=record.label,
@@ -101,41 +100,20 @@ class TrialQueue(Searcher):
         """Likewise."""
 
 
-@dataclass
-class _Replayed:
-    trial_id: str
-
-
-def replay(scheduler: TrialScheduler, trial_id: str, course: Iterable[tuple[int, float]], heed: bool = False) -> int:
-    """Tell a scheduler the course of a trial, (epoch, best validation accuracy so far), so that its rungs are filled.
-
-    With `heed` the trial ends where the scheduler stops it. Returns the last epoch told.
-    """
-    trial: Any = _Replayed(trial_id)
-    nobody: Any = None  # these schedulers do not ask the controller
-    scheduler.on_trial_add(nobody, trial)
-    epoch = 0
-    for epoch, value in course:
-        decision = scheduler.on_trial_result(nobody, trial, {"epoch": epoch, METRIC: value})
-        if heed and decision == TrialScheduler.STOP:
-            break
-    return epoch
-
-
-def best_so_far(epochs: list[EpochRecord]) -> list[tuple[int, float]]:
-    """(epoch, best validation accuracy up to it) of each epoch; one that diverged counts 0."""
-    values = itertools.accumulate((0.0 if e.diverged else e.val_accuracy for e in epochs), max)
-    return [(epoch.epoch, value) for epoch, value in zip(epochs, values, strict=True)]
-
-
 class Recorder(tune.Callback):
     """Writes trial.json and epochs.jsonl as results come in, and tells the listeners."""
 
     def __init__(
-        self, study: Path, precision: Precision, listeners: list[Listener], stop_reason: str, keep_stopped: bool
+        self,
+        study: Path,
+        precision: Precision,
+        listeners: list[Listener],
+        stop_reason: str,
+        keep_stopped: bool,
+        scheduler: TrialScheduler | None = None,
     ) -> None:
         self.study, self.precision, self.listeners = study, precision, listeners
-        self.stop_reason, self.keep_stopped = stop_reason, keep_stopped
+        self.scheduler, self.stop_reason, self.keep_stopped = scheduler, stop_reason, keep_stopped
         self.live: dict[str, TrialRecord] = {}  # those that have begun, and are not to begin again
         self.returned: list[TrialRecord] = []  # to be handed out again
         self.given_back: Counter[str] = Counter()  # how often that has happened to each
@@ -186,7 +164,8 @@ class Recorder(tune.Callback):
         elif result["ending"]:
             record = replace(record, status="completed", stop_reason="finished", **result["ending"])
         else:
-            record = replace(record, status="stopped", stop_reason=self.stop_reason)
+            stops = self.scheduler.stops if isinstance(self.scheduler, Rungs) else {}
+            record = replace(record, status="stopped", stop_reason=self.stop_reason, **stops.get(trial.trial_id, {}))
         self._end(record)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -269,7 +248,7 @@ def run_trials(
     stops; `keep_stopped` leaves its checkpoint. Every trial's folder says afterwards how it stands.
     """
     scheduler = scheduler or FIFOScheduler()
-    recorder = Recorder(study, resources.precision, listeners, stop_reason, keep_stopped)
+    recorder = Recorder(study, resources.precision, listeners, stop_reason, keep_stopped, scheduler)
     interruption = Interruption()
     again = recorder.returned
     queue = TrialQueue(study, lambda: again.pop() if again else next_trial(), resources, scheduler)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from study.opening import UsageError
 from study.plan import Plan, estimate
 from study.probe import Speed, architecture, flops
-from study.search import Rule
+from study.schedulers import Rule
 from study.space import Preview, Scale, Space, Split
 
 SHARE = 0.7  # of the time is planned for, because plans hold within a factor of 1.3

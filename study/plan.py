@@ -15,7 +15,7 @@ from study.confirm import SUPERSEDED
 from study.execution import Resources
 from study.probe import Speed, architecture, parameters_of
 from study.records import ENDED, TrialRecord
-from study.search import Rule, expected_epochs
+from study.schedulers import Rule, expected_epochs
 from study.space import Space
 from study.trainer import Precision
 
@@ -26,7 +26,7 @@ TRIAL_OVERHEAD_S = 0.25  # measured on two cores: building the network, the last
 LOGS_BYTES = 64 << 20  # on disk: Ray's logs, which go with it, TensorBoard's files and Optuna's journal
 # Forward passes of the page for each confirmed network, beside those of the validation and test images: each corruption
 # of each severity, and checks of its maps. The latter are in fp32, and count as so many in the training's precision.
-PAGE_PASSES = {"full": 91 * 1000 + 12_000, "preview": 91 * 200 + 12_000}
+PAGE_PASSES = {"full": 91 * 1000 + 60_000, "preview": 91 * 200 + 12_000}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,10 @@ def rest(
     completed = sum(record.status == "completed" for record in searched)
     budget = space.budget
     trials = 0 if search_over else max(0, budget.trials - len(searched))
-    epochs = 0.0 if search_over else expected_epochs(rule, budget.trials, space.lengths, len(searched), completed)
+    epochs = 0.0
+    if not search_over:
+        known = (len(searched), completed)
+        epochs = expected_epochs(rule, budget.trials, space.lengths, *known, space.grace_period)
     best = {record.config_id for record in candidates} if search_over else set()
     confirm = [record for record in ended if record.stage == "confirm"]
     confirmed: Counter[str | None] = Counter(r.arm for r in confirm if r.arm in space.arms)

@@ -88,6 +88,12 @@ class TrialRecord:
     max_epochs: int = within(0, 10_000, default=0)  # it may run: the space's in the search, its own in confirm
     status: Status = "pending"
     stop_reason: str | None = None  # finished, asha, one-epoch, diverged, error, time-budget, superseded
+    # Of a trial that ASHA stopped: the epoch of the rung, its best accuracy there, what was asked, its rank of so many.
+    stop_epoch: int | None = within(1, 10_000, default=None)
+    stop_accuracy: float | None = within(0, 1, default=None)
+    stop_threshold: float | None = within(0, 1, default=None)
+    stop_rank: int | None = within(1, 10**6, default=None)
+    stop_trials: int | None = within(1, 10**6, default=None)
     error: str | None = None
     attempts: int = within(0, 10**6, default=0)
     started: float | None = None
@@ -133,7 +139,7 @@ class About(Run, total=False):
     space: str
     space_sha256: str
     created: str
-    split: dict[str, int]
+    split: dict[str, int | bool]
     budget: dict[str, int]
     arms: list[str]
     settings: dict[str, Any]

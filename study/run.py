@@ -291,6 +291,7 @@ def _recovered(folder: Path, earlier: dict[str, Any]) -> str:
 
 
 def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: str | None) -> None:
+    from study.plan import rest
     from study.progress import duration
 
     chosen, split = study.space, study.space.split
@@ -316,6 +317,13 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
         + (", on one machine like this; a cluster's share it" if address else ""),
         f"  disk     {plan.disk_bytes / 2**20:,.0f} MiB",
     ]
+    if study.settings.rule == "asha" and not study.earlier:
+        shorter = plan.search_seconds * rest(chosen, "one-epoch").epochs / rest(chosen, "asha").epochs
+        if shorter <= plan.search_seconds / 2:
+            lines.append(
+                f"  instead  --scheduler one-epoch: a search of {duration(shorter)}; all but the best three trials "
+                "stop after one epoch"
+            )
     lines += [f"  warning  {said}" for said in chosen.flat_steps()]
     if plan.slowdown > 1:
         lines.append(
@@ -361,7 +369,7 @@ def _run(
             return _conclude(console, folder, options.data_dir, records.read_trials(folder, "search") + planned)
     parts = chosen.split
     try:
-        splits = data.split(loaded, parts.train, parts.validation, parts.test, parts.seed)
+        splits = data.split(loaded, **vars(parts))
     except ValueError as error:
         raise UsageError(str(error)) from error
     execution.quiet()

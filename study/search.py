@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
@@ -17,19 +15,15 @@ import ray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from study import records
 from study.config import TrialConfig
-from study.execution import METRIC, Resources, best_so_far, replay, run_trials
+from study.execution import Resources, run_trials
 from study.records import ENDED, EpochRecord, Listener, TrialRecord
+from study.schedulers import ONE_EPOCH_KEEP, Rule, StopAfterOne, best_so_far, build_scheduler, replay
 from study.space import Space
 
-Rule = Literal["asha", "one-epoch", "none"]
-REDUCTION_FACTOR = 3  # ASHA lets the best third of each rung go on
-SIMULATED = 300  # trials at most: the scheduler's time grows with their square, their epochs do not
-ONE_EPOCH_KEEP = 3  # Egele et al. 2023 let the best three go on
 ASKS = 10  # of TPE for a configuration that was not tried, before one is taken at random
 UNTRIED = 1000  # of which that is at most
 
@@ -143,13 +137,6 @@ class Proposer:
             )
 
 
-class StopAfterOne(FIFOScheduler):
-    """Stops every trial after its first epoch."""
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        return TrialScheduler.STOP
-
-
 class Search(Listener):
     """The search stage of a study: hands out arms, trials that were cut off, and what the proposer asks for."""
 
@@ -214,10 +201,10 @@ class Search(Listener):
                     records.write_trial(self.study, record)
                 trials(FIFOScheduler())
         else:
-            scheduler = build_scheduler(self.rule, self.space.epochs)
+            scheduler = build_scheduler(self.rule, self.space.epochs, self.space.grace_period)
             for record in records.read_trials(self.study, "search"):
                 if record.status in ENDED:
-                    replay(scheduler, record.trial_id, best_so_far(_epochs(self.study, record)))
+                    replay(scheduler, record.trial_id, best_so_far(_epochs(self.study, record)), record.max_epochs)
             trials(scheduler)
 
     def finished(self) -> bool:
@@ -329,34 +316,3 @@ def _going_on(record: TrialRecord) -> TrialRecord:
     """A survivor's record as before it was stopped; that it goes on counts as no new start."""
     attempts = max(record.attempts - 1, 0)
     return replace(record, status="pending", stop_reason=None, attempts=attempts, ended=None, best_epoch=None)
-
-
-def build_scheduler(rule: Rule, max_epochs: int) -> TrialScheduler:
-    """ASHA (Li et al. 2020, arXiv:1810.05934) with rungs at 1, 3, 9, … epochs, or no early stopping.
-
-    The one-epoch rule is that of Egele et al. 2023, "Is one epoch all you need for multi-fidelity hyperparameter
-    optimization?", arXiv:2307.15422: see `Search.run`.
-    """
-    if rule == "asha":
-        return ASHAScheduler("epoch", METRIC, "max", max_t=max_epochs, reduction_factor=REDUCTION_FACTOR)
-    return FIFOScheduler()
-
-
-def expected_epochs(rule: Rule, trials: int, lengths: Sequence[int], ended: int = 0, completed: int = 0) -> float:
-    """Epochs that a search is still expected to train: the real scheduler on trials of random, constant rank.
-
-    `lengths`: the epochs that a trial can have, all equally likely; `ended`: how many of the trials have; `completed`:
-    how many of these ran to their end.
-    """
-    if rule == "one-epoch":
-        return max(0, trials - ended) + max(0, min(ONE_EPOCH_KEEP, trials) - completed) * (fmean(lengths) - 1)
-    if rule == "none":
-        return max(0, trials - ended) * fmean(lengths)
-    rng = np.random.default_rng(0)
-    draws = rng.random((20, min(trials, SIMULATED)))
-    total = 0
-    for ranks in draws:
-        scheduler = build_scheduler(rule, max(lengths))
-        for number, (rank, length) in enumerate(zip(ranks, rng.choice(lengths, len(ranks)), strict=True)):
-            total += replay(scheduler, str(number), [(epoch, float(rank)) for epoch in range(1, length + 1)], heed=True)
-    return total / draws.size * max(0, trials - ended)

@@ -74,10 +74,12 @@ class Split:
     validation: int = within(10, TRAINING_IMAGES, default=10_000)
     test: int = within(10, TEST_IMAGES, default=10_000)  # fewer only in a preview
     seed: int = within(0, 999_999, default=0)
+    stratified: bool = True  # else training and validation images are drawn whatever their class
 
     @property
     def text(self) -> str:
-        return f"{self.train} train, {self.validation} validation, {self.test} test, seed {self.seed}"
+        how = "" if self.stratified else ", not stratified"
+        return f"{self.train} train, {self.validation} validation, {self.test} test, seed {self.seed}{how}"
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,15 @@ class Space:
     def lengths(self) -> tuple[int, ...]:
         """Return every number of epochs that a searched configuration can have."""
         return tuple(map(int, _all(self.rest.options("epochs"))))  # type: ignore[arg-type]
+
+    @property
+    def grace_period(self) -> int:
+        """Return the epochs of the longest trial before the first rung: a third where a cycle may be searched, else 1.
+
+        Under one cycle the learning rate is still rising then, and accuracies say little of those at its end.
+        """
+        cycles = any(isinstance(part.base, OneCycle) for part in self.parts["schedule"])
+        return max(1, self.epochs // 3) if cycles else 1
 
     @property
     def scale(self) -> Scale:

@@ -54,7 +54,7 @@ MAX_PROBLEMS = 100  # that are told one by one
 LONGEST = 60  # characters of a number, and of what a message shows
 YAML_TAG = "tag:yaml.org,2002:"
 SECTIONS = {
-    "split": ("train", "validation", "seed"),
+    "split": ("train", "validation", "seed", "stratified"),
     "budget": ("trials", "candidates", "seeds"),
     "preview": ("train", "validation", "test", "epochs", "trials", "candidates", "seeds", "width"),
 }

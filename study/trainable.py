@@ -112,6 +112,7 @@ class TrialTrainable(tune.Trainable):
         discarded, self.discarded = self.discarded, None
         return {
             "epoch": trainer.epoch,
+            "length": self.job.max_epochs,
             "val_accuracy": 0.0 if last.diverged else last.val_accuracy,
             "best_val_accuracy": max((r.val_accuracy for r in trainer.history if not r.diverged), default=0.0),
             "records": [asdict(record) for record in records],

@@ -40,7 +40,25 @@ def cost(about: dict[str, Any], trials: pd.DataFrame) -> Section:
         "Table: trials.",
         words=3,
     )
-    return Section(title, _saved(trials[trials.stage == "search"]), [took, ends])
+    return Section(title, _saved(trials[trials.stage == "search"]), [took, ends, *_stopped(trials)])
+
+
+def _stopped(trials: pd.DataFrame) -> list[Table]:
+    """Why ASHA stopped trials, the latest first; no table where none was, or an older study has not kept why."""
+    stopped = trials[trials.stop_epoch.notna()].sort_values(["stop_epoch", "stop_rank"], ascending=[False, True])
+    if stopped.empty:
+        return []
+    rows = [
+        [t.trial_id, label(t), str(t.stop_epoch), percent(t.stop_accuracy), percent(t.stop_threshold),
+         f"{t.stop_rank} of {t.stop_trials}"]
+        for t in stopped.head(LISTED).itertuples()
+    ]  # fmt: skip
+    caption = (
+        f"Why ASHA stopped trials: {len(rows)} of {len(stopped)}. A rung asks for what the best third of the trials "
+        "had that reached it before. Table: trials, columns stop_…"
+    )
+    columns = ["trial", "configuration", "in epoch", "its best validation %", "asked %", "rank"]
+    return [Table(columns, rows, caption, words=2)]
 
 
 def _took(trials: pd.DataFrame, recorded: dict[str, Any], planned: float | None) -> dict[str, str]:

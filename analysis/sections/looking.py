@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.attention import CHECKED
+from analysis.attention import CHECKED, VARIANTS, failed, trusted
 from analysis.blocks import Card, Deck, Panel, Section, Table
 from analysis.evidence import Evidence
 from analysis.pairs import own_errors
@@ -14,7 +14,7 @@ from analysis.statistics import Standing, estimate
 from analysis.thumbnails import photo, signed_map
 from analysis.words import MISSING, interval, number, percent, points
 
-METHODS = {"grad-cam": "Grad-CAM", "hirescam": "HiResCAM"}
+METHODS = {name: said[0].upper() + said[1:] for name, said in VARIANTS.items()}
 LEGEND = "Orange speaks for the class, violet against it, white says nothing; each network and method has one scale."
 
 
@@ -23,8 +23,9 @@ def where_they_look(evidence: Evidence) -> Section:
     if evidence.attention.empty or evidence.images is None:
         return Section(title, ["No maps were made."])
     text = [
-        "Grad-CAM says which cells of a network's last feature map speak for a class. The maps here are signed and "
-        f"measured cell by cell. Whether such a map means anything is checked for every network first, on {CHECKED} "
+        "Grad-CAM and HiResCAM say which cells of a network's last feature map speak for a class; integrated gradients "
+        "and occlusion say it of pixels, and are pooled to the same cells. The maps here are signed and measured cell "
+        f"by cell. Whether such a map means anything is checked for every network first, on {CHECKED} "
         "images, half of them errors, for the class that it predicts; nothing has checked maps of the true class and "
         "differences of maps.",
         *(verdict(evidence.checks, s) for s in evidence.standings),
@@ -38,19 +39,16 @@ def where_they_look(evidence: Evidence) -> Section:
 def verdict(checks: pd.DataFrame, standing: Standing) -> str:
     """Whether the maps of a configuration's networks are to be trusted, and which checks fail where not."""
     of = checks[checks.trial_id.isin(standing.trials.trial_id)]
-    said = []
-    for variant, rows in of.groupby("variant"):
-        passed = rows.groupby("trial_id").passed.all()
-        if passed.all():
-            said.append(f"{METHODS[variant]} passes every check in all {len(passed)} networks")
-        else:
-            failed = ", ".join(
-                f"{check} in {count}" for check, count in rows[~rows.passed].check.value_counts().items()
-            )
-            said.append(f"{METHODS[variant]} fails in {int((~passed).sum())} of {len(passed)} networks ({failed})")
+    networks = of.trial_id.nunique()
+    over = f"{networks} networks together" if networks > 1 else "one network"
+    said = [
+        f"{METHODS[variant]} fails ({', '.join(checks)})" if checks else f"{METHODS[variant]} passes every check"
+        for variant, checks in failed(of).items()
+    ]
     if not said:
         return f"{standing.title}: maps not checked, the weights are not here."
-    end = "" if of.passed.all() else " Where a check fails, a map is a picture and no evidence."
+    said[-1] += f", in {over}"
+    end = "" if all(trusted(of).values()) else " Where a check fails, a map is a picture and no evidence."
     return f"{standing.title}: {'; '.join(said)}.{end}"
 
 
@@ -68,7 +66,8 @@ def _checks(evidence: Evidence) -> Table:
     caption = (
         "Weight randomisation: correlation with the maps of networks with random weights, low is good. Insertion and "
         "deletion: what the map's best cells gain over random ones. Occlusion: correlation with what covering a 4×4 "
-        "square does to the logit. Thresholds and sources: analysis/attention.py. Table: attention_checks."
+        "square does to the logit. A kind of map passes where the interval over networks does; of one network, that "
+        "over images. Thresholds and sources: analysis/attention.py. Table: attention_checks."
     )
     return Table(columns, rows, caption, words=3)
 

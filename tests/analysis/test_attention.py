@@ -140,12 +140,12 @@ def test_after_global_average_pooling_the_map_sums_to_the_logit_less_its_bias(na
 def test_after_global_average_pooling_the_variants_are_one(name: str, inputs: Tensor) -> None:
     built, classes = network(FAMILIES[name], inputs), torch.arange(5)
     assert close(maps(built, inputs, classes, "hirescam")[0], maps(built, inputs, classes, "grad-cam")[0], 1e-5)
-    assert attention.variants(built) == ("grad-cam",)
+    assert attention.variants(built, by_pixel=False) == ["grad-cam"]
 
 
 def test_for_fashion_cnn_the_variants_differ(inputs: Tensor) -> None:
     built, classes = network(MODELS["fashion_cnn"], inputs), torch.arange(5)
-    both = [maps(built, inputs, classes, variant)[0] for variant in attention.variants(built)]
+    both = [maps(built, inputs, classes, variant)[0] for variant in attention.variants(built, by_pixel=False)]
     assert len(both) == 2
     assert not close(both[0], both[1], 0.1)
 
@@ -157,7 +157,7 @@ def test_a_map_worked_out_by_hand() -> None:
     first = np.array([[0, 3, 6, 0], [-2, 12, 24, -4], [0, 6, 12, 0], [-16, 0, 0, 3]]) / 16
     second = np.array([[0, 0, 0, 0], [1, 0, 0, 2], [0, 0, 0, 0], [8, 0, 0, 0]]) / 16
     model = Averaged().eval()
-    for variant in attention.VARIANTS:
+    for variant in attention.BY_CELL:
         found, logits = maps(model, image, torch.tensor([[0, 1]]), variant)
         assert np.allclose(found, [[first, second]], atol=1e-7)
         assert np.allclose(logits, [[first.sum() + 0.5, second.sum()]])  # 44/16 + 0.5, 11/16
@@ -414,12 +414,13 @@ def test_the_variant_that_is_exact_is_trusted_the_other_is_not(template: nn.Modu
     # Grad-CAM takes the mean of a template, near 0, for the weight of every cell: it cannot say which ones matter.
     found = attention.checks(template, small_splits.test_images, WRONG, MEAN, STD, seed=0)
     assert list(found.columns) == list(attention.CHECK_COLUMNS)
-    assert (
-        found.groupby("variant").check.agg(list).tolist()
-        == [["weight randomisation", "insertion", "deletion", "occlusion"]] * 2
-    )
+    every = ["weight randomisation", "insertion", "deletion", "occlusion"]
+    assert found.groupby("variant").check.agg(list).to_dict() == {
+        name: every if name != "occlusion" else every[:-1] for name in attention.VARIANTS
+    }
     assert ((found.low <= found.value) & (found.value <= found.high) | found.low.isna()).all()
-    assert attention.trusted(found) == {"grad-cam": False, "hirescam": True}
+    assert attention.trusted(found)["hirescam"]
+    assert not attention.trusted(found)["grad-cam"]
     again = attention.checks(template, small_splits.test_images, WRONG, MEAN, STD, seed=0)
     pd.testing.assert_frame_equal(found, again, check_exact=True)
 
@@ -544,7 +545,7 @@ def test_inspected_images(inspected: tuple[Bytes, Mask, pd.DataFrame]) -> None:
     for _, rows in found.groupby("variant"):
         assert rows[rows.target == "predicted"].image.tolist() == sample.image.tolist()
         assert rows[rows.target == "true"].image.tolist() == sample.image[sample.wrong].tolist()
-    assert set(found.variant) == {"grad-cam", "hirescam"}
+    assert set(found.variant) == {*attention.VARIANTS}
 
     row = found[(found.variant == "hirescam") & (found.target == "true")].iloc[3]
     label = int(sample.label.cat.codes[sample.image == row.image].iloc[0])
@@ -567,7 +568,7 @@ def test_evidence_for_and_against_adds_up_to_the_logit(inspected: tuple[Bytes, M
     images, masks, sample = inspected
     inputs = attention.normalised(images, MEAN, STD)
     built = network(ResNet("resnet", (1, 1), (8, 16), stem=8), inputs)
-    found = attention.inspect(built, images, sample, masks, MEAN, STD, seed=0)
+    found = attention.inspect(built, images, sample, masks, MEAN, STD, seed=0, by_pixel=False)
     assert set(found.variant) == {"grad-cam"}
     rows = found[found.target == "predicted"]
     logits = built(inputs[rows.image.tolist()]).detach() - built.classifier.bias.detach()  # type: ignore[union-attr]
@@ -585,3 +586,24 @@ def test_nothing_to_inspect(inspected: tuple[Bytes, Mask, pd.DataFrame]) -> None
     some = attention.inspect(built, images, sample, masks, MEAN, STD, seed=0)
     assert len(found) == 0
     assert found.dtypes.to_dict() == some.dtypes.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("values", "passes"),
+    [
+        ([0.5, 0.6, 0.55], True),
+        ([0.5, 0.15, 0.55, 0.6, 0.5, 0.58], True),  # one network below the threshold, all together above
+        ([0.5, -0.4, 0.55], False),  # the mean above, but not sure
+        ([0.1, 0.12, 0.11], False),
+    ],
+)
+def test_checks_are_judged_of_all_networks_together(values: list[float], passes: bool) -> None:
+    rows = pd.DataFrame({"variant": "hirescam", "check": "occlusion", "value": values, "passed": False})
+    assert attention.trusted(rows) == {"hirescam": passes}
+    assert attention.failed(rows) == {"hirescam": [] if passes else ["occlusion"]}
+
+
+def test_a_single_network_is_judged_over_its_images() -> None:
+    for passed in (True, False):
+        rows = pd.DataFrame({"variant": ["hirescam"], "check": "occlusion", "value": 0.9, "passed": passed})
+        assert attention.trusted(rows) == {"hirescam": passed}

@@ -15,7 +15,6 @@ from made_runs import SEEDS, TABLES, Arm, made, without
 from scipy import stats
 
 from analysis import runs as runs_module
-from analysis.attention import VARIANTS
 from analysis.claims import CLAIMS, Found
 from analysis.effects import Effect, over_seeds
 from analysis.measures import excess_error, partial_error, stressed
@@ -27,7 +26,7 @@ from study.config import hyperparameters
 
 IMAGES = 3000
 FEW = 400  # where predictions do not matter
-SPACES = ("fashion_cnn.yaml", "optimizer.yaml", "skip_connections.yaml")
+SPACES = ("fashion_cnn_source.yaml", "optimizer.yaml", "skip_connections.yaml")
 
 
 def judged(space: str, images: int = IMAGES, **planted: Arm) -> pd.DataFrame:
@@ -273,7 +272,12 @@ def test_an_interaction_has_its_sign() -> None:
 
 def test_maps_that_fail_their_checks_are_no_evidence() -> None:
     planted = {"baseline": Arm(garment_wrong=55, trusted=(), shape_bias=20), "augmented": Arm(garment=85)}
-    found = judged(CNN, FEW, **planted)
+    runs = made(CNN, planted, images=FEW)
+    measured = judge(runs).set_index("claim")
+    assert measured.verdict["attends-to-background"] != NOT_TESTED, "occlusion needs no check"
+    assert "by occlusion (baseline)" in measured.why["attends-to-background"]
+    assert "by HiResCAM" not in measured.why["attends-to-background"]
+    found = judge(without(runs, {"attention": runs.attention.variant != "occlusion"})).set_index("claim")
     assert found.verdict["attends-to-background"] == NOT_TESTED
     assert "fail the checks" in found.why["attends-to-background"]
     moved = found.loc["augmentation-moves-attention-to-shape"]
@@ -283,13 +287,16 @@ def test_maps_that_fail_their_checks_are_no_evidence() -> None:
 
 
 def test_maps_of_one_kind_are_compared_or_none() -> None:
-    """The kinds of `made_runs` differ by 30 points: no arm's maps are held against the other kind of the other's."""
-    found = judged(CNN, FEW, baseline=Arm(trusted=VARIANTS[:1]), augmented=Arm(trusted=VARIANTS[1:]))
-    assert found.why["augmentation-moves-attention-to-shape"].startswith("By behaviour alone; ")
-    same = judged(CNN, FEW, baseline=Arm(trusted=VARIANTS[1:])).loc["augmentation-moves-attention-to-shape"]
+    """Where no kind passes in both arms, only occlusion counts."""
+    name = "augmentation-moves-attention-to-shape"
+    found = judged(CNN, FEW, baseline=Arm(trusted=("grad-cam",)), augmented=Arm(trusted=("hirescam",)))
+    assert "by occlusion, augmented less baseline" in found.why[name]
+    assert "by Grad-CAM" not in found.why[name]
+    assert "by HiResCAM" not in found.why[name]
+    same = judged(CNN, FEW).loc[name]
     assert same.verdict == "no material effect"
-    assert "By behaviour" not in same.why
-    assert "evidence on the garment" in same.why.lower()
+    assert "by HiResCAM, augmented less baseline" in same.why
+    assert "by occlusion, augmented less baseline" in same.why
 
 
 @pytest.mark.parametrize(

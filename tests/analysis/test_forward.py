@@ -189,7 +189,9 @@ def test_the_best_configurations_maps_are_drawn_whatever_is_compared(study: Path
     energies = section.tables[1]
     assert energies.columns[-1] == "checks passed"
     for title, method, *_, passed in energies.rows:
-        checks = found.checks[(found.checks.variant == method.lower()) & (found.checks.arm == title.split()[-1])]
+        checks = found.checks[
+            (found.checks.variant == method.lower().replace(" ", "-")) & (found.checks.arm == title.split()[-1])
+        ]
         assert passed == f"{checks.passed.sum()} of {len(checks)}"
 
 

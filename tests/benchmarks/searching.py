@@ -30,10 +30,11 @@ from training import SOURCES
 from analysis import tables
 from study import cluster, data, execution, provenance, records, space_file
 from study.choose import make_plan
-from study.execution import Resources, replay
+from study.execution import Resources
 from study.provenance import cores
 from study.records import TrialRecord
-from study.search import ONE_EPOCH_KEEP, Search, build_scheduler
+from study.schedulers import ONE_EPOCH_KEEP, build_scheduler, replay
+from study.search import Search
 from study.space import Budget, Space
 
 RANDOM, SEEDS = 48, range(11, 16)  # confirm's seeds are 1 to 6
@@ -178,7 +179,8 @@ def by_asha(trials: Sequence[Course]) -> Course:
     parts = []
     for number, trial in enumerate(trials):
         best = np.maximum.accumulate(trial.accuracy)
-        last = replay(scheduler, str(number), [(k, float(v)) for k, v in enumerate(best, 1)], heed=True)
+        course = [(k, float(v)) for k, v in enumerate(best, 1)]
+        last = replay(scheduler, str(number), course, len(best), heed=True)
         parts.append(Course(trial.accuracy[:last], trial.seconds[:last]))
     return in_turn(parts)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -134,7 +134,7 @@ def main() -> None:
     with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:
         precision = pool.submit(faster_precision, False).result()
         runs = [pool.submit(trained, recipe, seed, precision) for recipe, seed in wanted]
-        for run in runs:
+        for run in as_completed(runs):
             table = pd.concat([table, run.result()], ignore_index=True)
             whole = table.groupby("seed").recipe.transform("nunique") == len(RECIPES)
             write("time_to_accuracy", table, summary(table[whole]) if whole.any() else pd.DataFrame(), *NOTES)

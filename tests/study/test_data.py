@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
+from torch.utils.data import random_split
 
 from study import data
 from study.data import CHECKSUMS, DataError, FashionMNIST, Splits
@@ -303,6 +305,18 @@ def test_the_whole_test_set_keeps_its_order(fashion_mnist: FashionMNIST) -> None
     assert np.array_equal(splits.test_index, np.arange(10_000))
     assert np.array_equal(splits.test_images, fashion_mnist.test_images)
     assert np.array_equal(splits.test_labels, fashion_mnist.test_labels)
+
+
+@pytest.mark.parametrize(("train", "validation"), [(54_000, 6_000), (540, 60)])
+def test_the_second_sources_split_is_that_of_torch(numbered: FashionMNIST, train: int, validation: int) -> None:
+    """Of a share of it, the first images of each part."""
+    first, second = random_split(range(60_000), [54_000, 6_000], torch.Generator().manual_seed(42))  # type: ignore[arg-type]
+    splits = data.split(numbered, train, validation, 10_000, 42, stratified=False)
+    assert numbers(splits.train_images).tolist() == list(first)[:train]
+    assert len(splits.val_labels) == validation
+    if train == 54_000:
+        assert numbers(splits.val_images).tolist() == list(second)
+    assert not set(numbers(splits.train_images)) & set(numbers(splits.val_images))
 
 
 def test_parts_are_stratified_and_apart(numbered: FashionMNIST) -> None:

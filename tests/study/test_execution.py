@@ -29,8 +29,9 @@ from ray.tune.tune import _setup_signal_catching
 from study import execution, records
 from study.config import Cosine, OneCycle, TrialConfig, to_dict
 from study.data import Splits
-from study.execution import MAX_FAILURES, Recorder, Resources, TrialQueue, best_so_far, run_trials
+from study.execution import MAX_FAILURES, Recorder, Resources, TrialQueue, run_trials
 from study.records import EpochRecord, TrialRecord
+from study.schedulers import best_so_far
 from study.search import Search
 from study.trainable import Job, TrialTrainable
 

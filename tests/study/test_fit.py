@@ -18,7 +18,7 @@ from study.fit import SHARE, STEP, _smaller_and_smaller, fit
 from study.opening import UsageError
 from study.plan import Plan, estimate
 from study.probe import Speed, architecture, flops
-from study.search import Rule
+from study.schedulers import Rule
 from study.space import Scale, Space
 from study.space_file import SpaceError
 

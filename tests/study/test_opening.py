@@ -42,7 +42,7 @@ from study.plan import Plan, Rest, estimate
 from study.probe import Speed, architecture
 from study.provenance import Book
 from study.records import TrialRecord
-from study.search import Rule
+from study.schedulers import Rule
 from study.space import Budget, Scale, Space, Split
 from study.speeds import KnownSpeeds
 

@@ -11,7 +11,7 @@ from made_space import TWO_NETWORKS, read
 from study.plan import LOGS_BYTES, Plan, estimate, makespan, rest
 from study.probe import Speed
 from study.records import TrialRecord
-from study.search import expected_epochs
+from study.schedulers import expected_epochs
 
 SPACE = read(TWO_NETWORKS)
 # An epoch of the CNN takes 1000/100 + 200/400 = 10.5 s, of the ResNet 1000/50 + 200/200 = 21 s; evaluating the
@@ -51,14 +51,14 @@ def test_every_trial_to_the_end() -> None:
 
 def test_the_page_is_part_of_the_time() -> None:
     found = estimate(replace(PLAN, measure_seconds=7.0), SPACE, "none")
-    # 91 passes over 1,000 images, checks of 12,000, validation of 200 and test of 10,000: of `longer` 113,200 / 400 =
-    # 283 s, of `other` 566 s, of the candidate, which may be either, 424.5 s; on two cores 283 + 424.5 + 566 beside
-    # 566 + 283 + 424.5.
-    assert found.page_seconds == pytest.approx(12 * 3 + 1273.5)
+    # 91 passes over 1,000 images, checks of 60,000, validation of 200 and test of 10,000: of `longer` 161,200 / 400 =
+    # 403 s, of `other` 806 s, of the candidate, which may be either, 604.5 s; on two cores 403 + 604.5 + 806 beside
+    # 806 + 403 + 604.5.
+    assert found.page_seconds == pytest.approx(12 * 3 + 1813.5)
     assert list(found.stages()) == ["measuring", "starting", "search", "confirm", "page"]
-    assert found.seconds == pytest.approx(7 + 5 * 3 + 104 + 162.75 + 36 + 1273.5)
+    assert found.seconds == pytest.approx(7 + 5 * 3 + 104 + 162.75 + 36 + 1813.5)
     alone = estimate(replace(PLAN, slots=1), SPACE, "none")
-    assert alone.page_seconds == pytest.approx(12 * 3 + 2 * 1273.5), "on as many cores as the trials take"
+    assert alone.page_seconds == pytest.approx(12 * 3 + 2 * 1813.5), "on as many cores as the trials take"
     assert estimate(replace(PLAN, slots=1, cores=2), SPACE, "none").page_seconds == found.page_seconds
     assert estimate(replace(PLAN, gpus=0.5), SPACE, "none").page_seconds == 0, "it needs none, and no core was measured"
 
@@ -66,15 +66,15 @@ def test_the_page_is_part_of_the_time() -> None:
 def test_the_page_of_a_preview_looks_at_fewer_images() -> None:
     scale = replace(SPACE.scale, split=replace(SPACE.split, test=1000))
     found = estimate(PLAN, replace(SPACE.scaled(scale), budget=SPACE.budget), "none")
-    # 91 · 200 + 12,000 + 200 + 1,000 = 31,400 images instead of 113,200.
-    assert found.page_seconds == pytest.approx(36 + 1273.5 * 31_400 / 113_200)
+    # 91 · 200 + 12,000 + 200 + 1,000 = 31,400 images instead of 161,200.
+    assert found.page_seconds == pytest.approx(36 + 1813.5 * 31_400 / 161_200)
 
 
 def test_on_a_machine_that_starts_slowly_everything_starts_slowly() -> None:
     slow = estimate(replace(PLAN, import_seconds=30.0), SPACE, "none")
     assert slow.search_seconds == pytest.approx(3 * 30 + 95)
     assert slow.confirm_seconds == pytest.approx(3 * 30 + 153.75)
-    assert slow.page_seconds == pytest.approx(12 * 30 + 1273.5)
+    assert slow.page_seconds == pytest.approx(12 * 30 + 1813.5)
     assert slow.stages()["starting"] == 5 * 30
 
 

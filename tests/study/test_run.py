@@ -365,6 +365,20 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_plan_offers_the_one_epoch_rule_where_it_halves_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "long.yaml"
+    for epochs, trials, offered in ((27, 400, True), (2, 3, False)):
+        text = ONE_ARM.replace("epochs: 3", f"epochs: {epochs}").replace("trials: 1", f"trials: {trials}")
+        space.write_text(text.replace("train: 600, validation: 300", "train: 50000, validation: 10000"))
+        options = ["--space", str(space), "--fidelity", "full", *CORES, "--results", str(tmp_path), "--dry-run"]
+        assert run.main(options) == 0
+        assert ("  instead  --scheduler one-epoch: a search of " in capsys.readouterr().out) == offered
+    assert run.main([*options, "--scheduler", "one-epoch"]) == 0
+    assert "instead" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("path", sorted(Path(__file__).with_name("broken_spaces").glob("*.yaml")), ids=lambda p: p.stem)
 def test_a_broken_space_gives_exit_status_2_and_starts_nothing(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -405,3 +419,23 @@ def test_bad_input_is_answered_in_one_message(
     assert message in error
     assert "Traceback" not in error
     assert os.listdir(tmp_path) == []
+
+
+def test_a_stopped_trial_says_by_what(tmp_path: Path) -> None:
+    space = tmp_path / "rungs.yaml"
+    text = ONE_ARM.replace("{log: [1.0e-3, 1.0e-2]}", "{log: [1.0e-6, 1.0e-2]}").replace("trials: 1", "trials: 6")
+    space.write_text(text)
+    assert run.main(["--space", str(space), "--fidelity", "full", *CORES, "--results", str(tmp_path)]) == 0
+    searched = records.read_trials(tmp_path / "rungs", "search")
+    stopped = [record for record in searched if record.stop_reason == "asha"]
+    assert stopped
+    for record in stopped:
+        assert record.stop_epoch == len(records.read_epochs(records.trial_folder(tmp_path / "rungs", record)))
+        assert record.stop_accuracy is not None
+        assert record.stop_threshold is not None
+        assert record.stop_accuracy < record.stop_threshold
+        assert record.stop_rank is not None
+        assert record.stop_trials is not None
+        assert 2 <= record.stop_rank <= record.stop_trials <= len(searched)
+    others = [record for record in searched if record.stop_reason != "asha"]
+    assert {record.stop_epoch for record in others} == {None}

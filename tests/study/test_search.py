@@ -22,10 +22,11 @@ from ray.tune.schedulers import TrialScheduler
 
 from study import confirm, records
 from study.config import SGD
-from study.execution import METRIC, Resources, best_so_far, replay
+from study.execution import Resources
 from study.plan import rest
 from study.records import EpochRecord, TrialRecord
-from study.search import Proposer, Search, build_scheduler, candidates, expected_epochs
+from study.schedulers import METRIC, Rungs, best_so_far, build_scheduler, expected_epochs, replay
+from study.search import Proposer, Search, candidates
 from study.space import Space
 
 EPOCHS = 10
@@ -54,7 +55,10 @@ def reached(scheduler: TrialScheduler, course: list[float]) -> int:
     scheduler, trial, nobody = copy.deepcopy(scheduler), Trial("new", stub=True), None
     scheduler.on_trial_add(nobody, trial)
     for epoch, accuracy in enumerate(course, 1):
-        if scheduler.on_trial_result(nobody, trial, {"epoch": epoch, METRIC: accuracy}) == TrialScheduler.STOP:
+        if (
+            scheduler.on_trial_result(nobody, trial, {"epoch": epoch, "length": len(course), METRIC: accuracy})
+            == TrialScheduler.STOP
+        ):
             return epoch
     raise AssertionError("not even the last epoch ended it")
 
@@ -63,13 +67,48 @@ def test_a_newcomer_must_be_among_the_best_third_of_what_was_recorded() -> None:
     scheduler = build_scheduler("asha", EPOCHS)
     assert reached(scheduler, [0.1] * EPOCHS) == EPOCHS, "there is nobody yet to be worse than"
     for number in range(9):
-        replay(scheduler, f"s{number:04}", [(1, 0.1)])
+        replay(scheduler, f"s{number:04}", [(1, 0.1)], EPOCHS)
     for number in range(4, 10):
-        replay(scheduler, f"t{number:04}", [(1, 0.3), (2, 0.3), (3, number / 10)])
+        replay(scheduler, f"t{number:04}", [(1, 0.3), (2, 0.3), (3, number / 10)], EPOCHS)
     # At one epoch nine of 0.1 and six of 0.3. At three, 0.4 to 0.9: the quantile of two thirds is 0.7333.
     assert reached(scheduler, [0.29, *[0.99] * 9]) == 1
     assert reached(scheduler, [0.3, 0.3, 0.73, *[0.99] * 7]) == 3
     assert reached(scheduler, [0.3, 0.3, 0.74, *[0.99] * 7]) == EPOCHS
+
+
+def test_why_a_trial_was_stopped_is_kept() -> None:
+    scheduler = build_scheduler("asha", EPOCHS)
+    assert isinstance(scheduler, Rungs)
+    for number in range(4, 10):
+        replay(scheduler, f"t{number:04}", [(1, 0.3), (2, 0.3), (3, number / 10)], EPOCHS)
+    assert replay(scheduler, "s0001", [(1, 0.3), (2, 0.3), (3, 0.65), (4, 0.9)], EPOCHS, heed=True) == 3
+    assert scheduler.stops == {
+        "s0001": {
+            "stop_epoch": 3,
+            "stop_accuracy": 0.65,
+            "stop_threshold": pytest.approx(0.4 + 5 * 2 / 3 / 10),  # the quantile of two thirds of 0.4 to 0.9
+            "stop_rank": 4,
+            "stop_trials": 7,
+        }
+    }
+    assert replay(scheduler, "s0002", [(k, 0.99) for k in range(1, EPOCHS + 1)], EPOCHS, heed=True) == EPOCHS
+    assert "s0002" not in scheduler.stops, "its end is no stop"
+
+
+def test_a_shorter_trial_meets_the_rungs_at_the_same_shares_of_its_epochs() -> None:
+    scheduler = build_scheduler("asha", 24, grace_period=8)
+    for number in range(3):
+        replay(scheduler, f"t{number:04}", [(k, 0.1 if k < 8 else 0.9) for k in range(1, 9)], 24)
+    slow = [(k, 0.1) for k in range(1, 4)]
+    assert replay(scheduler, "s0001", [*slow, (4, 0.8), (5, 0.8)], 12, heed=True) == 4, "a third of twelve"
+    assert replay(scheduler, "s0002", [*slow, (4, 0.95), (5, 0.95)], 12, heed=True) == 5
+
+
+@pytest.mark.parametrize(("schedule", "grace"), [("cosine", 1), ("{choice: [cosine, one_cycle]}", 3)])
+def test_the_first_rung_waits_for_a_third_of_a_cycle(schedule: str, grace: int) -> None:
+    text = "model: {fashion_cnn: {channels: [2]}}\noptimizer: {adam: {lr: {log: [0.001, 0.1]}}}\n"
+    text += f"schedule: {schedule}\nepochs: {{choice: [4, 9]}}\nbudget: {{trials: 9, candidates: 1, seeds: 1}}\n"
+    assert read(text).grace_period == grace
 
 
 def test_a_search_that_goes_on_stops_trials_as_one_that_was_never_cut_off(
@@ -86,13 +125,14 @@ def test_a_search_that_goes_on_stops_trials_as_one_that_was_never_cut_off(
                 live.on_trial_add(None, running[trial_id])
             if trial_id in running:
                 courses[trial_id].append(end * (1 - 0.5**epoch))
-                result = {"epoch": epoch, METRIC: courses[trial_id][-1]}
+                result = {"epoch": epoch, "length": EPOCHS, METRIC: courses[trial_id][-1]}
                 if live.on_trial_result(None, running[trial_id], result) == TrialScheduler.STOP:
                     del running[trial_id]
     assert {len(course) for course in courses.values()} == {1, 3, 9, 10}
     for trial_id, course in courses.items():
         status = "completed" if len(course) == EPOCHS else "stopped"
-        ended(tmp_path, TrialRecord(trial_id, "search", space.arms["source"], 0), course, status=status)
+        record = TrialRecord(trial_id, "search", space.arms["source"], 0, max_epochs=EPOCHS)
+        ended(tmp_path, record, course, status=status)
 
     handed: list[TrialScheduler] = []
     monkeypatch.setattr("study.search.run_trials", lambda *arguments, **_: handed.append(arguments[5]))

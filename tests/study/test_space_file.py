@@ -186,7 +186,7 @@ BROKEN = {
 5: augmentation: got a strength above 0 and no maximum, must be @MAXIMA
 5: augmentation.rotatoin: got an unknown key, must be one of @AUGMENTATION (did you mean rotation?)
 7: budget.trails: got an unknown key, must be one of trials, candidates, seeds (did you mean trials?)
-9: split.test: got an unknown key, must be one of train, validation, seed
+9: split.test: got an unknown key, must be one of train, validation, seed, stratified
 """,
 }
 
