@@ -245,6 +245,22 @@ def test_a_garbled_byte_of_an_earlier_table_changes_no_number(tmp_path: Path) ->
     assert refused > 50
 
 
+def test_an_earlier_table_without_amounts_is_read_as_one_that_does_not_know_them(tmp_path: Path) -> None:
+    """What lacks another column is no table of a report."""
+    rows = pd.DataFrame({field.name: [None] for field in SCHEMAS["stress"]}).assign(stage="confirm", severity=1, n=8)
+    tables.write(tmp_path, "stress", rows.assign(amount=0.5), "a key")
+    path = tmp_path / "tables" / "stress.parquet"
+    assert tables.earlier(tmp_path, "stress").amount.tolist() == [0.5]
+    pq.write_table(pq.read_table(path).drop_columns("amount"), path)
+    found = tables.earlier(tmp_path, "stress")
+    assert [*found] == SCHEMAS["stress"].names
+    assert found.amount.isna().all()
+    assert tables.read(tmp_path, "stress").amount.dtype == "float64"
+    pq.write_table(pq.read_table(path).drop_columns("n"), path)
+    with pytest.raises(RecordError, match=f"^{path}: got other columns"):
+        tables.earlier(tmp_path, "stress")
+
+
 def test_names_beside_the_columns_of_an_earlier_table_have_no_effect(tmp_path: Path) -> None:
     """pandas would name and type columns by them, and they have no checksum."""
     folder = make(tmp_path / "made", seeds=1, images=30)
