@@ -247,8 +247,9 @@ def test_a_garbled_byte_of_an_earlier_table_changes_no_number(tmp_path: Path) ->
 
 def test_an_earlier_table_without_amounts_is_read_as_one_that_does_not_know_them(tmp_path: Path) -> None:
     """What lacks another column is no table of a report."""
-    rows = pd.DataFrame({field.name: [None] for field in SCHEMAS["stress"]}).assign(stage="confirm", severity=1, n=8)
-    tables.write(tmp_path, "stress", rows.assign(amount=0.5), "a key")
+    row = dict.fromkeys(("study", "fidelity", "trial_id", "config_id", "arm", "corruption", "family"), "made")
+    row |= {"stage": "confirm", "seed": 1, "severity": 1, "amount": 0.5, "accuracy": 1.0, "n": 8, "inside": False}
+    tables.write(tmp_path, "stress", pd.DataFrame([row | {"right": b"\xff"}]), "a key")
     path = tmp_path / "tables" / "stress.parquet"
     assert tables.earlier(tmp_path, "stress").amount.tolist() == [0.5]
     pq.write_table(pq.read_table(path).drop_columns("amount"), path)
