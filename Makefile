@@ -33,13 +33,13 @@ test-gpu: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	for part in training accuracy overhead allocator stress intervals; do $(BIN)/python tests/benchmarks/$$part.py || exit; done
 
+# Half an hour of a core; what analysis/corruptions.py takes its amounts from.
+bench-amounts: $(VENV)/installed-test
+	$(BIN)/python tests/benchmarks/amounts.py
+
 # Some hours; goes on where it was cut off. Takes bench's rates.
 bench-search: $(VENV)/installed-test
 	$(BIN)/python tests/benchmarks/searching.py
-
-# Sets the amounts of analysis.corruptions.
-bench-amounts: $(VENV)/installed-test
-	$(BIN)/python tests/benchmarks/amounts.py
 
 # Less than an hour; goes on where it was cut off.
 bench-sprint: $(VENV)/installed-test

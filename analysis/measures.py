@@ -17,7 +17,7 @@ from analysis.effects import Effect, over_both, over_seeds
 from analysis.failures import Confirmed
 from analysis.runs import NoRows, NotTested, Runs
 from analysis.statistics import Comparison, Crossed, Estimate, Reals, Standing, quotient, to_compare
-from analysis.stress import right
+from analysis.stress import right_in_common
 from analysis.words import number, percent
 from study.data import CLASS_NAMES
 from study.records import Weights
@@ -252,17 +252,17 @@ class Stressed:
 
 
 def stressed(runs: Runs, *arms: str) -> Stressed:
-    """What the table `stress` says of arms. Raises NotTested where they share no seed."""
+    """What the table `stress` says of arms, on the images that all have. Raises NotTested where they share no seed."""
     tables = [runs.of(arm, "stress") for arm in arms]
     seeds = _common(tables)
+    images = min(int(table.n.min()) for table in tables)
     shares: dict[str, dict[str, Reals]] = {}
     for arm, table in zip(arms, tables, strict=True):
         of = table[table.seed.isin(seeds)].sort_values(["seed", "severity"])
         shares[arm] = {
-            str(name): right(rows).reshape(len(seeds), -1, int(rows.n.iloc[0])).mean(axis=1)
+            str(name): right_in_common(rows, images, len(runs.images)).reshape(len(seeds), -1, images).mean(axis=1)
             for name, rows in of.groupby("corruption", observed=True)
         }
-    images = shares[arms[0]][CLEAN].shape[1]
     return Stressed(shares, Crossed(seeds, images), len(seeds), images)
 
 

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="the study, or its path (default: the newest)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where studies are (default: results)")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help=f"compare the best N (default: {TOP})")
-    of_stress = "corrupt N of the test images (default: 1,000, of a preview 200)"
+    of_stress = "corrupt N of the test images (default: all, of a preview 200)"
     parser.add_argument("--stress-images", type=int, metavar="N", help=of_stress)
     of_data = "a folder that holds Fashion-MNIST's IDX files"
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help=of_data)

@@ -248,7 +248,7 @@ KINDS |= dict.fromkeys((*WORDS, "verdict", "effect_of", "unit", "spaces", "why")
 MAY_BE_MISSING = {
     "matched", "energy", "random_energy", "value", "low", "high", "confident_if_wrong", "wrong_if_confident",
     "claimed_if_confident", "effect_of", "unit", "effect", "p", "p_holm", "p_sign_flip", "smallest", "seeds",
-    "images", "seeds_needed",
+    "images", "seeds_needed", "amount",
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ COLUMNS = {
     "corruption": "name of the corruption or suppression, clean for the images as they are",
     "family": "noise, blur, photometric, digital, geometric, occlusion, suppression; clean for clean",
     "severity": "1 weak to 5 strong; 0 for clean",
+    "amount": "what it measures is said in analysis/corruptions.py; null for clean, and where it was not recorded",
     "accuracy": "in [0, 1]",
     "n": "images",
     "inside": "whether the trial's training augmentation makes changes of this kind, whatever their size",
@@ -68,14 +69,43 @@ def stress(
         family = CLEAN if name == CLEAN else CORRUPTIONS[name].family
         trained = name != CLEAN and inside(name, config.augmentation)
         bits = np.packbits(correct).tobytes()
-        rows.append((name, family, severity, float(correct.mean()), len(images), trained, bits))
+        amount = None if name == CLEAN else CORRUPTIONS[name].amounts[severity - 1]
+        rows.append((name, family, severity, amount, float(correct.mean()), len(images), trained, bits))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def chosen(total: int, most: int, seed: int = 0) -> Index:
+    """Return which of `total` test images are corrupted, `most` of them, in order; fewer are some of the more."""
+    return np.sort(np.random.default_rng(seed).permutation(total)[:most])
+
+
+def other_amounts(table: pd.DataFrame) -> str:
+    """Return in a clause whose amounts the table `stress` was measured by, where they are not those of CORRUPTIONS."""
+    rows = table[table.corruption != CLEAN]
+    if rows.amount.isna().any():
+        return "the amounts of corruption are older ones, chosen by eye on one network before a rule fixed them"
+    today = [CORRUPTIONS[name].amounts[k - 1] for name, k in zip(rows.corruption, rows.severity, strict=True)]
+    names = rows.corruption[rows.amount.to_numpy() != today].unique()
+    return f"the amounts of {', '.join(names)} are others than today's".replace("_", " ") if len(names) else ""
 
 
 def right(table: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Which images are predicted right, by rows of the table `stress` of the same n: (rows, n)."""
     bits = np.frombuffer(b"".join(table.right), np.uint8).reshape(len(table), -1)
     return np.unpackbits(bits, axis=1, count=int(table.n.iloc[0])).astype(bool)
+
+
+def right_in_common(table: pd.DataFrame, images: int, total: int) -> npt.NDArray[np.bool_]:
+    """Return `right` of rows of any n on the same images, those of the rows with the least n, `images`: (rows, images).
+
+    `total` is how many test images there are to choose from.
+    """
+    found = np.empty((len(table), images), bool)
+    for n in table.n.unique():
+        rows = (table.n == n).to_numpy()
+        among = slice(None) if n == images else np.isin(chosen(total, int(n)), chosen(total, images))
+        found[rows] = right(table[rows])[:, among]
+    return found
 
 
 @torch.inference_mode()

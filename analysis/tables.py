@@ -41,6 +41,7 @@ from study.records import (
 from study.space import TEST_IMAGES
 
 MADE_FROM = "made_from"  # key of the metadata
+LATER = {"stress": ["amount"]}  # columns that earlier reports did not write: null in their tables
 # What confirm writes of a trial: classes by their place.
 WRITTEN = pa.schema(
     [(f.name, pa.int8() if pa.types.is_dictionary(f.type) else f.type) for f in PREDICTIONS if f not in KEY]
@@ -107,8 +108,13 @@ def _column(field: pa.Field, values: pd.Series | Sequence[Any]) -> pa.Array:
 
 def read(study: Path, table: str) -> pd.DataFrame:
     """One of the tables that `build` or `write` wrote."""
+    schema = SCHEMAS[table]
     found = pq.read_table(study / "tables" / f"{table}.parquet", page_checksum_verification=True)
-    return found.replace_schema_metadata(SCHEMAS[table].metadata).to_pandas()  # that in the file has no checksum
+    for name in LATER.get(table, []):
+        if name not in found.column_names:
+            place = schema.get_field_index(name)
+            found = found.add_column(place, schema.field(name), pa.nulls(len(found), schema.field(name).type))
+    return found.replace_schema_metadata(schema.metadata).to_pandas()  # that in the file has no checksum
 
 
 def key_of(study: Path, table: str) -> str:
@@ -126,7 +132,9 @@ def earlier(study: Path, table: str) -> pd.DataFrame:
     if not path.exists():
         return SCHEMAS[table].empty_table().to_pandas()
     try:
-        if pq.read_schema(path).equals(SCHEMAS[table]):
+        later = LATER.get(table, [])
+        before = pa.schema([field for field in SCHEMAS[table] if field.name not in later])
+        if any(pq.read_schema(path).equals(schema) for schema in (SCHEMAS[table], before)):
             return read(study, table)
         found = "other columns"
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -26,7 +26,7 @@ TRIAL_OVERHEAD_S = 0.25  # measured on two cores: building the network, the last
 LOGS_BYTES = 64 << 20  # on disk: Ray's logs, which go with it, TensorBoard's files and Optuna's journal
 # Forward passes of the page for each confirmed network, beside those of the validation and test images: each corruption
 # of each severity, and checks of its maps. The latter are in fp32, and count as so many in the training's precision.
-PAGE_PASSES = {"full": 91 * 1000 + 60_000, "preview": 91 * 200 + 12_000}
+PAGE_PASSES = {"full": 91 * 10_000 + 60_000, "preview": 91 * 200 + 12_000}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from analysis.evidence import Evidence
 from analysis.measures import Stressed
 from analysis.runs import NotTested
 from analysis.statistics import Reals, Standing
-from analysis.words import MISSING, mean_and_interval, percent, spread
+from analysis.stress import other_amounts
+from analysis.words import MISSING, mean_and_interval, percent, spread, start
 
 SHOWN = 5  # configurations, the best first
 
@@ -27,11 +28,14 @@ def stressed(evidence: Evidence) -> Section:
         return Section(title, ["No network was stressed: that takes confirmed trials and their weights."])
     shown = [s for s in evidence.standings if s.name in set(table.arm)][:SHOWN]
     clean = table[table.corruption == CLEAN]
+    counts = " or ".join(f"{n:,}" for n in sorted({*clean.n}))
+    other = other_amounts(table)
     text = [
-        f"{len(CORRUPTIONS)} corruptions and suppressions, each at five severities, of {clean.n.iloc[0]:,} test "
+        f"{len(CORRUPTIONS)} corruptions and suppressions, each at five severities, of {counts} test "
         "images. What is drawn at random is drawn for each image, so that every network meets the same one. No network "
         "was chosen by what it does here.",
         _hardest(table, shown[0]),
+        *([f"{start(other)}: not to be compared with tables by other amounts."] if other else []),
     ]
     names = [s.name for s in shown]
     curves = Picture(
@@ -122,6 +126,7 @@ def _gallery(evidence: Evidence) -> list[Picture]:
             figures_stress.gallery(evidence.images.at(image), image),
             f"Test image {image} under every corruption, one row each, at severities 0 to 5",
             f"Test image {image} under everything, from severity 0, which is the image itself, to 5. Patch shuffle "
-            "takes the shape away, silhouette fill and low pass the texture.",
+            "takes the shape away, silhouette fill and low pass the texture."
+            + (" It shows today's amounts, which are not those of the curves." * bool(other_amounts(evidence.stress))),
         )
     ]

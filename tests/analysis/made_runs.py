@@ -199,6 +199,7 @@ def _stress(arm: Arm, config: TrialConfig, clean: float, rng: np.random.Generato
             error = (1 - clean + fall) * (1 - less)
             rows.append((name, corruption.family, severity, 1 - error, trained))
     table = pd.DataFrame(rows, columns=["corruption", "family", "severity", "accuracy", "inside"])
+    table["amount"] = [CORRUPTIONS[row[0]].amounts[row[2] - 1] if row[2] else None for row in rows]
     own = rng.normal(0, (1 - ALIKE) ** 0.5, (len(table), STRESSED))
     right = HARD_UNDER_STRESS + own <= stats.norm.ppf(table.accuracy.to_numpy())[:, None]
     bits = [row.tobytes() for row in np.packbits(right, axis=1)]

@@ -15,7 +15,7 @@ from made_runs import Arm, made
 from torch import Tensor, nn
 
 from analysis import figures_stress, measures, stress
-from analysis.claims import CLAIMS
+from analysis.claims import BY_RULE, CLAIMS
 from analysis.corruptions import CLEAN, CORRUPTIONS, SEVERITIES, corrupt, corrupted
 from analysis.descriptors import foreground
 from analysis.sections.stressed import _summary
@@ -271,7 +271,8 @@ def test_accuracies_are_of_the_images_that_are_passed() -> None:
     config = TrialConfig(augmentation=ALL_INSIDE, mean=0.0, std=1.0)
     found = stress.stress(Bright().eval(), config, images, labels, np.arange(4))
     assert list(found) == list(COLUMNS)
-    assert found.iloc[0].to_dict() == {
+    assert found.amount.isna().tolist() == [True] + [False] * (len(found) - 1)
+    assert found.iloc[0].drop("amount").to_dict() == {
         "corruption": CLEAN, "family": CLEAN, "severity": 0, "accuracy": 1.0, "n": 4, "inside": False,
         "right": b"\xf0",
     }  # fmt: skip
@@ -293,6 +294,40 @@ def test_accuracies_are_of_the_images_that_are_passed() -> None:
     assert (found.family[1:] == found.corruption[1:].map(lambda name: CORRUPTIONS[name].family)).all()
     with pytest.raises(ValueError, match="network: got one in training mode"):
         stress.stress(Bright(), config, images, labels, np.arange(4))
+
+
+def test_a_table_of_other_amounts_says_so() -> None:
+    """Of one kind, of none that is recorded, and of today's; claims and the page name it."""
+    runs = made(images=50, seeds=1)
+    today = runs.stress
+    assert stress.other_amounts(today) == ""
+    other = today.assign(amount=today.amount.where(today.corruption != "motion_blur", today.amount + 0.1))
+    assert stress.other_amounts(other) == "the amounts of motion blur are others than today's"
+    unknown = stress.other_amounts(today.assign(amount=np.nan))
+    assert unknown.startswith("the amounts of corruption are older ones, chosen by eye")
+    for name in ("low-contrast-fails", "occluded-or-folded-fails", "augmentation-helps-robustness"):
+        test = next(c for c in CLAIMS if c.name == name).test
+        assert test(runs).limits == BY_RULE
+        assert test(replace(runs, stress=today.assign(amount=np.nan))).limits == unknown
+
+
+def test_arms_with_unlike_many_images_are_compared_on_those_that_both_have() -> None:
+    """The first arm is wrong on none of the common images; on the others, which its table alone has, on all."""
+    runs, total, few = made(images=100, seeds=1), 100, 30
+    common = np.isin(np.arange(total), stress.chosen(total, few))
+    assert common.sum() == few
+    assert not common[:few].all()
+    rows = runs.stress[runs.stress.arm.isin(["baseline", "augmented"])]
+    more = rows[rows.arm == "baseline"].assign(n=total, accuracy=common.mean())
+    more["right"] = [np.packbits(common).tobytes()] * len(more)
+    less = rows[rows.arm == "augmented"].assign(n=few, accuracy=0.5)
+    less["right"] = [np.packbits(np.arange(few) % 2 == 0).tobytes()] * len(less)
+    found = measures.stressed(replace(runs, stress=pd.concat([more, less])), "baseline", "augmented")
+    assert (found.images, found.seeds) == (few, 1)
+    assert found.errors("baseline", "rotate") == 0
+    assert found.errors("augmented", "rotate") == 5 * few // 2
+    alone = measures.stressed(replace(runs, stress=more), "baseline")
+    assert (alone.images, alone.errors("baseline", "rotate")) == (total, 5 * (total - few))
 
 
 @pytest.fixture(scope="module")

@@ -245,6 +245,23 @@ def test_a_garbled_byte_of_an_earlier_table_changes_no_number(tmp_path: Path) ->
     assert refused > 50
 
 
+def test_an_earlier_table_without_amounts_is_read_as_one_that_does_not_know_them(tmp_path: Path) -> None:
+    """What lacks another column is no table of a report."""
+    row = dict.fromkeys(("study", "fidelity", "trial_id", "config_id", "arm", "corruption", "family"), "made")
+    row |= {"stage": "confirm", "seed": 1, "severity": 1, "amount": 0.5, "accuracy": 1.0, "n": 8, "inside": False}
+    tables.write(tmp_path, "stress", pd.DataFrame([row | {"right": b"\xff"}]), "a key")
+    path = tmp_path / "tables" / "stress.parquet"
+    assert tables.earlier(tmp_path, "stress").amount.tolist() == [0.5]
+    pq.write_table(pq.read_table(path).drop_columns("amount"), path)
+    found = tables.earlier(tmp_path, "stress")
+    assert [*found] == SCHEMAS["stress"].names
+    assert found.amount.isna().all()
+    assert tables.read(tmp_path, "stress").amount.dtype == "float64"
+    pq.write_table(pq.read_table(path).drop_columns("n"), path)
+    with pytest.raises(RecordError, match=f"^{path}: got other columns"):
+        tables.earlier(tmp_path, "stress")
+
+
 def test_names_beside_the_columns_of_an_earlier_table_have_no_effect(tmp_path: Path) -> None:
     """pandas would name and type columns by them, and they have no checksum."""
     folder = make(tmp_path / "made", seeds=1, images=30)

@@ -7,6 +7,7 @@ import re
 
 import accuracy
 import allocator
+import amounts
 import intervals
 import numpy as np
 import overhead
@@ -16,6 +17,8 @@ import searching
 import training
 from searching import Course
 from table import ALL, page
+
+from analysis.corruptions import CORRUPTIONS
 
 
 def course(*accuracy: float) -> Course:
@@ -165,9 +168,38 @@ SUMMARIES = {
     "training": (training.summary, training.NOTES),
     "accuracy": (accuracy.summary, ()),
     "allocator": (allocator.summary, [allocator.NOTE]),
+    "amounts": (amounts.summary, amounts.NOTES),
     "intervals": (intervals.summary, intervals.NOTES),
     "overhead": (lambda found: pd.DataFrame([overhead.summary(found)]), [overhead.NOTE]),
 }
+
+
+def test_corruptions_have_the_amounts_that_were_found_by_the_rule() -> None:
+    """Of all but suppressions; each is nearer to its value than every other amount that was measured."""
+    table = stored("amounts")
+    found = amounts.chosen(table)
+    assert {n for n, corruption in CORRUPTIONS.items() if corruption.family != "suppression"} == {*found}
+    clean = table[table.corruption == "clean"].accuracy.mean()
+    assert set(table.seed) == {*amounts.SEEDS}
+    for name, steps in found.items():
+        assert CORRUPTIONS[name].amounts == tuple(amount for amount, _ in steps), name
+        tried = 100 * (clean - table[table.corruption == name].groupby("amount").accuracy.mean())
+        for value, (_, fall) in zip(amounts.FALLS, steps, strict=True):
+            assert abs(fall - value) == pytest.approx((tried - value).abs().min(), abs=0.01), (name, value)
+
+
+def test_amounts_are_found_by_bisection_and_capped_at_the_extreme() -> None:
+    asked: list[float] = []
+
+    def fall(amount: float) -> float:
+        asked.append(amount)
+        return 40 * amount / 0.5  # `translate` reaches 40 points at its extreme
+
+    assert amounts.search("translate", fall) == [0.025, 0.062, 0.12, 0.25, 0.44]
+    assert len(asked) < 70
+    assert amounts.search("translate", lambda amount: 20 * amount) == [0.1, 0.25, 0.5, 0.5, 0.5]
+    assert amounts.search("occlusion", lambda amount: amount) == [2, 5, 10, 20, 28], "every whole number is tried"
+    assert amounts.amounts("shot_noise")[:3] == [1000, 990, 980], "fewer photons are stronger"
 
 
 @pytest.mark.parametrize("name", SUMMARIES)

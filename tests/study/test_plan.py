@@ -51,14 +51,13 @@ def test_every_trial_to_the_end() -> None:
 
 def test_the_page_is_part_of_the_time() -> None:
     found = estimate(replace(PLAN, measure_seconds=7.0), SPACE, "none")
-    # 91 passes over 1,000 images, checks of 60,000, validation of 200 and test of 10,000: of `longer` 161,200 / 400 =
-    # 403 s, of `other` 806 s, of the candidate, which may be either, 604.5 s; on two cores 403 + 604.5 + 806 beside
-    # 806 + 403 + 604.5.
-    assert found.page_seconds == pytest.approx(12 * 3 + 1813.5)
+    # 91 passes over 10,000 images, checks of 60,000, validation of 200 and test of 10,000: of `longer` 980,200 / 400 =
+    # 2450.5 s, of `other` 4901 s, of the candidate, which may be either, 3675.75 s; each core has the three.
+    assert found.page_seconds == pytest.approx(12 * 3 + 11_027.25)
     assert list(found.stages()) == ["measuring", "starting", "search", "confirm", "page"]
-    assert found.seconds == pytest.approx(7 + 5 * 3 + 104 + 162.75 + 36 + 1813.5)
+    assert found.seconds == pytest.approx(7 + 5 * 3 + 104 + 162.75 + 36 + 11_027.25)
     alone = estimate(replace(PLAN, slots=1), SPACE, "none")
-    assert alone.page_seconds == pytest.approx(12 * 3 + 2 * 1813.5), "on as many cores as the trials take"
+    assert alone.page_seconds == pytest.approx(12 * 3 + 2 * 11_027.25), "on as many cores as the trials take"
     assert estimate(replace(PLAN, slots=1, cores=2), SPACE, "none").page_seconds == found.page_seconds
     assert estimate(replace(PLAN, gpus=0.5), SPACE, "none").page_seconds == 0, "it needs none, and no core was measured"
 
@@ -66,15 +65,15 @@ def test_the_page_is_part_of_the_time() -> None:
 def test_the_page_of_a_preview_looks_at_fewer_images() -> None:
     scale = replace(SPACE.scale, split=replace(SPACE.split, test=1000))
     found = estimate(PLAN, replace(SPACE.scaled(scale), budget=SPACE.budget), "none")
-    # 91 · 200 + 12,000 + 200 + 1,000 = 31,400 images instead of 161,200.
-    assert found.page_seconds == pytest.approx(36 + 1813.5 * 31_400 / 161_200)
+    # 91 · 200 + 12,000 + 200 + 1,000 = 31,400 images instead of 980,200.
+    assert found.page_seconds == pytest.approx(36 + 11_027.25 * 31_400 / 980_200)
 
 
 def test_on_a_machine_that_starts_slowly_everything_starts_slowly() -> None:
     slow = estimate(replace(PLAN, import_seconds=30.0), SPACE, "none")
     assert slow.search_seconds == pytest.approx(3 * 30 + 95)
     assert slow.confirm_seconds == pytest.approx(3 * 30 + 153.75)
-    assert slow.page_seconds == pytest.approx(12 * 30 + 1813.5)
+    assert slow.page_seconds == pytest.approx(12 * 30 + 11_027.25)
     assert slow.stages()["starting"] == 5 * 30
 
 
