@@ -18,7 +18,7 @@ from analysis.words import number, points
 from study.files import RecordError, refuse_links
 from study.records import read_study
 
-SAME = ("space_sha256", "fidelity", "split", "budget")  # of two studies whose searches differ in their seed alone
+SAME = ("space_sha256", "fidelity", "split", "budget")
 
 
 @dataclass(frozen=True)
@@ -80,22 +80,29 @@ def gains(folder: Path, about: dict[str, Any], standings: Sequence[Standing]) ->
     best = best_two(standings)
     if len(best) < 2 or not best[0].is_candidate or best[1].is_candidate:
         return []
-    found, arm = [], best[1].name
+    found, arm, seeds = [], best[1].name, {about.get("seed")}
     for path in [folder, *(p.parent for p in sorted(folder.parent.glob("*/study.json")) if p.parent != folder)]:
         with suppress(RecordError, OSError):
             if path == folder:
-                others = standings
+                other, others = about, standings
             else:
                 refuse_links(path)
                 other = read_study(path)
-                if other.get("seed") == about.get("seed") or any(other.get(key) != about.get(key) for key in SAME):
+                if other.get("seed") in seeds or _search(other) != _search(about):
                     continue
                 others = confirmed(tables.earlier(path, "trials"))
             winner = next((s for s in others if s.is_candidate), None)
             reference = next((s for s in others if s.name == arm), None)
             if winner and reference and len(less := paired(winner, reference)):
                 found.append(Gain(path.name, winner.title, 100 * float(less.mean())))
+                seeds.add(other.get("seed"))
     return found
+
+
+def _search(about: dict[str, Any]) -> list[Any]:
+    """Return what two studies have in common whose searches differ in their seed alone."""
+    settings = about.get("settings") or {}
+    return [*map(about.get, SAME), settings.get("rule"), settings.get("time_budget_s")]
 
 
 def sentence(found: Sequence[Gain]) -> str:

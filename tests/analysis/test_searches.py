@@ -49,6 +49,15 @@ def test_searches_of_one_space_are_taken_together(tmp_path: Path) -> None:
     assert found[0].points < found[1].points < found[2].points
     about = dict(read_study(first)) | {"seed": 1}
     assert [gain.study for gain in gains(first, about, standings)] == ["search-0", "search-2"], "the same search twice"
+    for number, change in ((1, {"seed": 2}), (2, {"settings": {"rule": "one-epoch"}})):
+        other = tmp_path / f"search-{number}" / "study.json"
+        files.write_json(other, dict(files.read_json(other)) | change)
+    assert [gain.study for gain in gains(first, read_study(first), standings)] == ["search-0", "search-1"]
+    files.write_json(other, dict(files.read_json(other)) | {"settings": {"rule": "asha"}, "seed": 2})
+    alike = {"settings": {"rule": "asha"}}
+    files.write_json(tmp_path / "search-1" / "study.json", dict(read_study(tmp_path / "search-1")) | alike)
+    found = gains(first, dict(read_study(first)) | alike, standings)
+    assert [gain.study for gain in found] == ["search-0", "search-1"], "two of the same seed are the same search"
 
 
 def test_how_much_the_winner_depends_on_the_search_is_said() -> None:
