@@ -317,7 +317,7 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
         + (", on one machine like this; a cluster's share it" if address else ""),
         f"  disk     {plan.disk_bytes / 2**20:,.0f} MiB",
     ]
-    if study.settings.rule == "asha" and not study.earlier:
+    if study.settings.rule == "asha" and not study.earlier and not chosen.cycles:  # whose first epochs foretell little
         fewer, asha = (rest(chosen, rule).epochs for rule in ("one-epoch", "asha"))
         if fewer <= asha / 2:
             shorter = duration(plan.search_seconds * fewer / asha)

@@ -64,7 +64,7 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
         index="trial_id", columns="epoch", values="val_accuracy"
     )
     rows = []
-    for kind, members in found.groupby("kind", sort=False):
+    for kind, members in found.groupby("kind"):
         groups = pd.Series("other", curves.index).where(~curves.index.isin(members.trial_id), str(kind))
         ranks = rung_ranks(curves, groups).query("kind == @kind").set_index("epoch")
         cells = {
