@@ -7,9 +7,13 @@ drawn from search_spaces/fashion_cnn.yaml and train on a fifth of its images, fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from searching import at_random
 from table import FOLDER, write
@@ -18,10 +22,12 @@ from analysis.importance import rung_ranks
 from study import cluster, data, execution, records, space_file
 from study.choose import make_plan
 from study.config import TrialConfig
+from study.schedulers import ONE_EPOCH_KEEP, build_scheduler, replay
 from study.space import Budget, Scale, Split
 
 TRIALS, EPOCHS, SPLIT = 48, 12, Split(10_000, 5_000, 1_000)
 SHOWN = (1, 2, 3, 4, 6, 9)
+ROUND, ORDERS = 32, 300
 NOTES = (
     "Rank correlation: Kendall's τ-b of the best validation accuracy so far with that in the end, within the kind. "
     "Shift: percentile rank among all trials at the epoch less that in the end, mean over the kind's trials, with a "
@@ -76,9 +82,38 @@ def summary(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def missed(found: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a rule: by how many points it misses the best of `ROUND` trials in random order, and its epochs."""
+    best = found.pivot_table(index="trial_id", columns="epoch", values="val_accuracy").cummax(axis=1).to_numpy()
+    rng, (count, length) = np.random.default_rng(0), best.shape
+    orders = [rng.permutation(count)[:ROUND] for _ in range(ORDERS)]
+
+    def asha(order: npt.NDArray[np.int64], grace: int) -> tuple[int, float]:
+        scheduler = build_scheduler("asha", length, grace)
+        lasts = [replay(scheduler, str(k), list(enumerate(best[k].tolist(), 1)), length, heed=True) for k in order]
+        return sum(lasts), max(best[k, -1] for k, last in zip(order, lasts, strict=True) if last == length)
+
+    def one_epoch(order: npt.NDArray[np.int64]) -> tuple[int, float]:
+        top = sorted(order, key=lambda k: -best[k, 0])[:ONE_EPOCH_KEEP]
+        return len(order) + len(top) * (length - 1), best[top, -1].max()
+
+    rules: dict[str, Callable[[npt.NDArray[np.int64]], tuple[int, float]]] = {
+        **{f"ASHA from epoch {grace}": partial(asha, grace=grace) for grace in (1, length // 3, length // 2)},
+        "one epoch": one_epoch,
+        "five at random": lambda order: (5 * length, best[order[:5], -1].max()),
+    }
+    rows = []
+    for name, rule in rules.items():
+        epochs, reached = np.array([rule(order) for order in orders]).T
+        tops = np.array([best[order, -1].max() for order in orders])
+        rows.append({"rule": name, "epochs": epochs.mean(), "points missed": 100 * (tops - reached).mean()})
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     found = collect(FOLDER / "rungs")
-    write("rungs", found, summary(found), *NOTES)
+    rules = "; ".join(f"{r.rule}: {r[3]:.2f} points, {r.epochs:.0f} epochs" for r in missed(found).itertuples())
+    write("rungs", found, summary(found), *NOTES, f"Missed of the best of {ROUND} in random order: {rules}.")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,23 @@ def test_a_row_for_each_kind_that_enough_trials_have() -> None:
     ]
 
 
+def test_what_rules_miss_of_trials_that_turn_round_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the sixth of 12 epochs the order is the reverse of that in the end, where accuracies are 0.5 to 0.68."""
+    monkeypatch.setattr(rungs, "ORDERS", 3)
+    monkeypatch.setattr(rungs, "ROUND", 10)
+    rows = [
+        (f"s{k}", epoch, 0.5 + 0.02 * k if epoch > 5 else 0.4 - 0.02 * k, 30.0, "all")
+        for k in range(10)
+        for epoch in range(1, 13)
+    ]
+    columns = ["trial_id", "epoch", "val_accuracy", "core_seconds", "kind"]
+    found = rungs.missed(pd.DataFrame(rows, columns=columns)).set_index("rule")
+    assert found.loc["one epoch"].tolist() == pytest.approx([10 + 3 * 11, 2 * 7]), "it keeps the three that end last"
+    assert found["points missed"]["ASHA from epoch 6"] == pytest.approx(0)
+    assert found["points missed"]["ASHA from epoch 4"] > 0
+    assert found.epochs["ASHA from epoch 1"] < found.epochs["ASHA from epoch 4"] < found.epochs["ASHA from epoch 6"]
+
+
 @pytest.mark.parametrize("hits", [48, 3, 0])
 def test_searches_are_summed_up_whoever_finds_it(hits: int) -> None:
     def epochs(search: str, trial: int, best: float) -> list[tuple[str, str, int, float, float]]:
