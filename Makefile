@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SPACE ?= resnet.yaml
 
-.PHONY: study test test-ray test-rest test-slow test-faults test-gpu bench bench-amounts bench-search bench-sprint bench-time lint clean
+.PHONY: study test test-ray test-rest test-slow test-faults test-gpu bench bench-amounts bench-rungs bench-search bench-sprint bench-time lint clean
 
 # Install, fetch the data, run the study and make its page.
 study: $(VENV)/installed
@@ -40,6 +40,10 @@ bench-amounts: $(VENV)/installed-test
 # Some hours; goes on where it was cut off. Takes bench's rates.
 bench-search: $(VENV)/installed-test
 	$(BIN)/python tests/benchmarks/searching.py
+
+# Half an hour; goes on where it was cut off. Space.grace_period rests on it.
+bench-rungs: $(VENV)/installed-test
+	$(BIN)/python tests/benchmarks/rungs.py
 
 # Less than an hour; goes on where it was cut off.
 bench-sprint: $(VENV)/installed-test

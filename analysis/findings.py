@@ -81,7 +81,7 @@ def page(evidence: Evidence) -> Page:
         sections=[
             scorecard.scorecard(evidence),
             *([section] if (section := deviations.deviations(evidence)) else []),
-            results.leaderboard(epochs, standings),
+            results.leaderboard(epochs, standings, searches.table(evidence.folder, about, standings)),
             results.comparisons(standings, evidence.comparisons, evidence.reference),
             failing.what_fails(evidence),
             Section("Any two side by side", [], widget="side-by-side"),

@@ -233,6 +233,30 @@ def rank_correlation(trials: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["epoch", "correlation", "low", "high", "trials"])
 
 
+def rung_ranks(curves: pd.DataFrame, kinds: pd.Series) -> pd.DataFrame:
+    """Return how fairly an epoch ranks kinds of trials, a row a kind and epoch: by it, ASHA's rungs can be chosen.
+
+    curves: validation accuracies of trials that ran to their end whatever they reached, a row a trial, a column an
+    epoch; kinds: of each trial, with the same index. Accuracies count as the search counts them, the best so far.
+    Columns: kind; epoch; correlation (Kendall's τ-b with the end, within the kind; NaN where either is constant);
+    shift (mean over the kind's trials of the percentile rank among all trials at the epoch, less that in the end, in
+    [-1, 1]: below 0, a rung there stops more of this kind than the end would); low, high (95 %, Student's t over the
+    trials); trials. No rows for a kind of fewer than eight trials.
+    """
+    best = curves.cummax(axis=1)
+    places = (best.rank() - 1) / (len(best) - 1)
+    shifts = places.sub(places.iloc[:, -1], axis=0)
+    rows = []
+    for kind, members in kinds.groupby(kinds, sort=False).groups.items():
+        n = len(members)
+        for epoch in best if n >= MIN_RANKED else ():
+            own = shifts.loc[members, epoch]
+            half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * own.std() / math.sqrt(n))
+            tau = float(stats.kendalltau(best.loc[members, epoch], best.loc[members].iloc[:, -1]).statistic)
+            rows.append([kind, epoch, tau, own.mean(), own.mean() - half, own.mean() + half, n])
+    return pd.DataFrame(rows, columns=["kind", "epoch", "correlation", "shift", "low", "high", "trials"])
+
+
 def _in_order(trials: pd.DataFrame) -> pd.DataFrame:
     """In the order of their starts: s10000 comes after s9999."""
     return trials.sort_values("trial_id", key=lambda ids: ids.str.removeprefix("s").astype(int), kind="stable")

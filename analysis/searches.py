@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from analysis import tables
+from analysis.blocks import Table
 from analysis.failures import Flags
 from analysis.statistics import Interval, Standing, best_two, confirmed, estimate, over_images, paired
-from analysis.words import number, points
+from analysis.words import interval, number, points
 from study.files import RecordError, refuse_links
 from study.records import read_study
 
-SAME = ("space_sha256", "fidelity", "split", "budget")  # of two studies whose searches differ in their seed alone
+SAME = ("space_sha256", "fidelity", "split", "budget")
 
 
 @dataclass(frozen=True)
@@ -75,27 +76,56 @@ def ensembles(predictions: pd.DataFrame, standings: Sequence[Standing]) -> Ensem
     return Ensembles(best[0], best[1], accuracies, Interval(value, low, high))
 
 
-def gains(folder: Path, about: dict[str, Any], standings: Sequence[Standing]) -> list[Gain]:
-    """Return what the winner of this search, and of each other of the same space beside it, gains over the best arm."""
+def gains(folder: Path, about: dict[str, Any], standings: Sequence[Standing], arm: str | None = None) -> list[Gain]:
+    """Return what the winner of this search, and of each other of the same space beside it, gains over an arm.
+
+    Where no `arm` is named, it is the best by validation accuracy in this study.
+    """
     best = best_two(standings)
     if len(best) < 2 or not best[0].is_candidate or best[1].is_candidate:
         return []
-    found, arm = [], best[1].name
+    found, arm, seeds = [], arm or best[1].name, {about.get("seed")}
     for path in [folder, *(p.parent for p in sorted(folder.parent.glob("*/study.json")) if p.parent != folder)]:
         with suppress(RecordError, OSError):
             if path == folder:
-                others = standings
+                other, others = about, standings
             else:
                 refuse_links(path)
                 other = read_study(path)
-                if other.get("seed") == about.get("seed") or any(other.get(key) != about.get(key) for key in SAME):
+                if other.get("seed") in seeds or _search(other) != _search(about):
                     continue
                 others = confirmed(tables.earlier(path, "trials"))
             winner = next((s for s in others if s.is_candidate), None)
             reference = next((s for s in others if s.name == arm), None)
             if winner and reference and len(less := paired(winner, reference)):
                 found.append(Gain(path.name, winner.title, 100 * float(less.mean())))
+                seeds.add(other.get("seed"))
     return found
+
+
+def table(folder: Path, about: dict[str, Any], standings: Sequence[Standing]) -> list[Table]:
+    """Return the gain over each arm, over searches; no table where there is one search, or none."""
+    rows = []
+    for arm in (s for s in standings if not s.is_candidate):
+        found = gains(folder, about, standings, arm.name)
+        if len(found) > 1:
+            over = estimate([gain.points for gain in found])
+            each = ", ".join(f"{gain.study} {points(gain.points)}" for gain in found)
+            rows.append([arm.title, points(over.mean), interval(over, signed=True), str(over.n), each])
+    caption = (
+        "What the winner of each search, its best candidate by validation accuracy, gains over each arm in test "
+        "accuracy, points: mean, and Student's t interval over searches of this space with different seeds. Where "
+        "these have seeds of confirm in common, they share the arm's networks, and the interval leaves out how far "
+        "others would move it. Table: trials, of each study."
+    )
+    columns = ["arm", "gain", "95 % interval", "searches", "each"]
+    return [Table(columns, rows, caption)] if rows else []
+
+
+def _search(about: dict[str, Any]) -> list[Any]:
+    """Return what two studies have in common whose searches differ in their seed alone."""
+    settings = about.get("settings") or {}
+    return [*map(about.get, SAME), settings.get("rule"), settings.get("time_budget_s")]
 
 
 def sentence(found: Sequence[Gain]) -> str:

@@ -128,6 +128,7 @@ class Recorder(tune.Callback):
             attempts=record.attempts + 1,
             started=record.started or time.time(),
             precision=self.precision,
+            **records.NOT_STOPPED,
         )
         self._write(record)
         folder = records.trial_folder(self.study, record)
@@ -141,6 +142,9 @@ class Recorder(tune.Callback):
         record = self.live[_id(trial)]
         folder = records.trial_folder(self.study, record)
         recorded = self.recorded[_id(trial)]
+        if isinstance(self.scheduler, Rungs) and (why := self.scheduler.stops.get(trial.trial_id)):
+            record = replace(record, **why)
+            self._write(record)  # before the epoch, after which a kill may come
         reported = [EpochRecord(**values) for values in result["records"]]
         for epoch in reported:
             # A trial that was taken up reports its earlier epochs too: those that were recorded already stay.
@@ -164,8 +168,7 @@ class Recorder(tune.Callback):
         elif result["ending"]:
             record = replace(record, status="completed", stop_reason="finished", **result["ending"])
         else:
-            stops = self.scheduler.stops if isinstance(self.scheduler, Rungs) else {}
-            record = replace(record, status="stopped", stop_reason=self.stop_reason, **stops.get(trial.trial_id, {}))
+            record = replace(record, status="stopped", stop_reason=self.stop_reason)
         self._end(record)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

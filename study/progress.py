@@ -86,6 +86,8 @@ class StageProgress(Listener):
         parts += [f"arm {record.arm}"] if record.arm else []
         parts += [f"{record.status} after {len(epochs)} of {record.max_epochs} epochs"]
         parts += [f"best validation {max(finite):.2%}"] if finite else []
+        if record.stop_threshold is not None:
+            parts += [f"below {record.stop_threshold:.2%}", f"rank {record.stop_rank} of {record.stop_trials}"]
         parts += [f"test {record.test_accuracy:.2%}"] if record.test_accuracy is not None else []
         parts += (record.error or "").strip().splitlines()[-1:]
         left = "" if self.console.is_terminal else f"  [{len(self.ended)}/{self.trials} trials, {self._left()}]"

@@ -88,7 +88,8 @@ class TrialRecord:
     max_epochs: int = within(0, 10_000, default=0)  # it may run: the space's in the search, its own in confirm
     status: Status = "pending"
     stop_reason: str | None = None  # finished, asha, one-epoch, diverged, error, time-budget, superseded
-    # Of a trial that ASHA stopped: the epoch of the rung, its best accuracy there, what was asked, its rank of so many.
+    # Of a trial that ASHA or the one-epoch rule stopped: the epoch, its best accuracy then, what was asked, its rank of
+    # so many.
     stop_epoch: int | None = within(1, 10_000, default=None)
     stop_accuracy: float | None = within(0, 1, default=None)
     stop_threshold: float | None = within(0, 1, default=None)
@@ -121,6 +122,12 @@ class TrialRecord:
     def label(self) -> str:
         """How a person meets the trial, in the terminal and in Ray's dashboard: `resnet18 sgd lr=0.031 #s0007`."""
         return f"{self.config.label} #{self.trial_id}"
+
+
+# The fields of a record that say why the trial was stopped, where it was not.
+NOT_STOPPED: dict[str, Any] = dict.fromkeys(
+    ("stop_epoch", "stop_accuracy", "stop_threshold", "stop_rank", "stop_trials")
+)
 
 
 class Run(TypedDict, total=False):

@@ -317,12 +317,13 @@ def _show_plan(console: Console, study: Study, plan: Plan, left: Rest, address: 
         + (", on one machine like this; a cluster's share it" if address else ""),
         f"  disk     {plan.disk_bytes / 2**20:,.0f} MiB",
     ]
-    if study.settings.rule == "asha" and not study.earlier:
-        shorter = plan.search_seconds * rest(chosen, "one-epoch").epochs / rest(chosen, "asha").epochs
-        if shorter <= plan.search_seconds / 2:
+    if study.settings.rule == "asha" and not study.earlier and not chosen.cycles:  # whose first epochs foretell little
+        fewer, asha = (rest(chosen, rule).epochs for rule in ("one-epoch", "asha"))
+        if fewer <= asha / 2:
+            shorter = duration(plan.search_seconds * fewer / asha)
             lines.append(
-                f"  instead  --scheduler one-epoch: a search of {duration(shorter)}; all but the best three trials "
-                "stop after one epoch"
+                f"  instead  --scheduler one-epoch: a search of {shorter} and {fewer:,.0f} epochs instead of "
+                f"{asha:,.0f}; all but the best three trials stop after one epoch"
             )
     lines += [f"  warning  {said}" for said in chosen.flat_steps()]
     if plan.slowdown > 1:

@@ -196,6 +196,7 @@ class Search(Listener):
         if self.rule == "one-epoch":
             trials(StopAfterOne(), keep_stopped=True)
             if self._all_tried():
+                self._record_why()
                 self.waiting = [_going_on(record) for record in _survivors(self.study)]
                 for record in self.waiting:
                     records.write_trial(self.study, record)
@@ -260,6 +261,15 @@ class Search(Listener):
             records.drop_checkpoint(records.trial_folder(self.study, record))
         return record
 
+    def _record_why(self) -> None:
+        """Record why the one-epoch rule lets those behind the best not go on."""
+        ranked = _ranked(self.study)
+        for rank, (accuracy, record) in enumerate(ranked[ONE_EPOCH_KEEP:], ONE_EPOCH_KEEP + 1):
+            if record.stop_reason == "one-epoch" and record.stop_epoch is None:
+                why = (1, accuracy, ranked[ONE_EPOCH_KEEP - 1][0], rank, len(ranked))
+                stop: dict[str, Any] = dict(zip(records.NOT_STOPPED, why, strict=True))
+                records.write_trial(self.study, replace(record, **stop))
+
     def _all_tried(self) -> bool:
         known = records.read_trials(self.study, "search")
         return len(known) >= self.space.budget.trials and all(
@@ -282,10 +292,15 @@ def search_over(study: Path, space: Space, rule: Rule) -> bool:
 
 def _survivors(study: Path) -> list[TrialRecord]:
     """Those of the best after one epoch that have not been trained to the end."""
+    best = _ranked(study)[:ONE_EPOCH_KEEP]
+    return [record for _, record in best if record.status not in ("completed", "diverged", "failed")]
+
+
+def _ranked(study: Path) -> list[tuple[float, TrialRecord]]:
+    """Each trial's accuracy after one epoch, and the trial; the best first."""
     known = [(_epochs(study, record), record) for record in records.read_trials(study, "search")]
-    known = [(epochs, record) for epochs, record in known if epochs]
-    known.sort(key=lambda pair: (-best_so_far(pair[0])[0][1], pair[1].trial_id))
-    return [r for _, r in known[:ONE_EPOCH_KEEP] if r.status not in ("completed", "diverged", "failed")]
+    ranked = [(best_so_far(epochs)[0][1], record) for epochs, record in known if epochs]
+    return sorted(ranked, key=lambda pair: (-pair[0], pair[1].trial_id))
 
 
 def _epochs(study: Path, record: TrialRecord) -> list[EpochRecord]:
@@ -315,4 +330,12 @@ def candidates(study: Path, space: Space) -> list[TrialRecord]:
 def _going_on(record: TrialRecord) -> TrialRecord:
     """A survivor's record as before it was stopped; that it goes on counts as no new start."""
     attempts = max(record.attempts - 1, 0)
-    return replace(record, status="pending", stop_reason=None, attempts=attempts, ended=None, best_epoch=None)
+    return replace(
+        record,
+        status="pending",
+        stop_reason=None,
+        attempts=attempts,
+        ended=None,
+        best_epoch=None,
+        **records.NOT_STOPPED,
+    )

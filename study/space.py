@@ -273,10 +273,15 @@ class Space:
     def grace_period(self) -> int:
         """Return the epochs of the longest trial before the first rung: a third where a cycle may be searched, else 1.
 
-        Under one cycle the learning rate is still rising then, and accuracies say little of those at its end.
+        Before, accuracies under one cycle say little of those at its end, and rank it too low beside other schedules:
+        see PROTOCOL.md of results.
         """
-        cycles = any(isinstance(part.base, OneCycle) for part in self.parts["schedule"])
-        return max(1, self.epochs // 3) if cycles else 1
+        return max(1, self.epochs // 3) if self.cycles else 1
+
+    @property
+    def cycles(self) -> bool:
+        """Whether one cycle may be searched."""
+        return any(isinstance(part.base, OneCycle) for part in self.parts["schedule"])
 
     @property
     def scale(self) -> Scale:

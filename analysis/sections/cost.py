@@ -44,7 +44,7 @@ def cost(about: dict[str, Any], trials: pd.DataFrame) -> Section:
 
 
 def _stopped(trials: pd.DataFrame) -> list[Table]:
-    """Why ASHA stopped trials, the latest first; no table where none was, or an older study has not kept why."""
+    """Why trials were stopped, the latest first; no table where none was, or an older study has not kept why."""
     stopped = trials[trials.stop_epoch.notna()].sort_values(["stop_epoch", "stop_rank"], ascending=[False, True])
     if stopped.empty:
         return []
@@ -54,8 +54,9 @@ def _stopped(trials: pd.DataFrame) -> list[Table]:
         for t in stopped.head(LISTED).itertuples()
     ]  # fmt: skip
     caption = (
-        f"Why ASHA stopped trials: {len(rows)} of {len(stopped)}. A rung asks for what the best third of the trials "
-        "had that reached it before. Table: trials, columns stop_…"
+        f"Why trials were stopped: {len(rows)} of {len(stopped)}. A rung of ASHA asks for what the best third of the "
+        "trials had that reached it before, the one-epoch rule for what the third of all has. Table: trials, columns "
+        "stop_…"
     )
     columns = ["trial", "configuration", "in epoch", "its best validation %", "asked %", "rank"]
     return [Table(columns, rows, caption, words=2)]

@@ -16,7 +16,7 @@ REACHED = 0.9  # validation accuracy whose first epoch tells how fast a configur
 COMPARISONS = 12  # drawn
 
 
-def leaderboard(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
+def leaderboard(epochs: pd.DataFrame, standings: Sequence[Standing], over_searches: Sequence[Table] = ()) -> Section:
     title = "Leaderboard"
     if not standings:
         return Section(title, ["No configuration has been confirmed: no test image has been predicted."])
@@ -37,7 +37,8 @@ def leaderboard(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Section:
     )
     text = ["Each trained at full length for each seed it shows, and the test images predicted once.", *one]
     ranked = Table(columns, rows, caption)
-    return Section(title, text, [ranked, _final_comparison(epochs, standings), *_hyperparameters(standings)])
+    compared = _final_comparison(epochs, standings)
+    return Section(title, text, [ranked, *over_searches, compared, *_hyperparameters(standings)])
 
 
 def _final_comparison(epochs: pd.DataFrame, standings: Sequence[Standing]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import xml.etree.ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,16 @@ import pandas as pd
 import pytest
 
 from analysis import figures_search
-from analysis.importance import ALL, Compared, at_equal_fidelity, best_so_far, edges, importance, rank_correlation
+from analysis.importance import (
+    ALL,
+    Compared,
+    at_equal_fidelity,
+    best_so_far,
+    edges,
+    importance,
+    rank_correlation,
+    rung_ranks,
+)
 from study import space_file
 from study.config import TrialConfig
 from study.space import Space
@@ -376,6 +386,25 @@ def test_no_rank_correlation_of_seven() -> None:
     found = rank_correlation(*searched([[0.1 * (k + e) % 0.7 for e in range(12)] for k in range(7)]))
     assert found.empty
     assert list(found) == ["epoch", "correlation", "low", "high", "trials"]
+
+
+def test_what_starts_slowly_is_ranked_too_low_at_an_early_epoch() -> None:
+    """Both kinds end alike, in order 0 to 7 each; at the first epoch the slow ones are all behind, in reverse order."""
+    ends = [0.7 + 0.02 * k for k in range(8)]
+    rows = [[end - 0.1, end, end - 0.3] for end in ends] + [[0.5 - 0.3 * end, 0.5, end + 0.01] for end in ends]
+    curves = pd.DataFrame(rows, columns=[1, 2, 3])
+    kinds = pd.Series(["fast"] * 8 + ["slow"] * 8)
+    found = rung_ranks(curves, kinds).set_index(["kind", "epoch"])
+    assert [found.correlation["fast", epoch] for epoch in (1, 2, 3)] == pytest.approx([1, 1, 1])
+    assert found.correlation["slow", 1] == pytest.approx(-1)
+    assert math.isnan(found.correlation["slow", 2])
+    # Of 16 places the slow ones have 0 to 7, mean 3.5; in the end 1, 3, … 15, mean 8. The fast ones have the others.
+    assert found["shift"]["slow", 1] == pytest.approx((3.5 - 8) / 15)
+    assert found["shift"]["fast", 1] == pytest.approx((11.5 - 7) / 15)
+    assert found.high["slow", 2] < 0 < found.low["fast", 2]
+    assert found["shift"]["slow", 3] == 0
+    assert set(found.trials) == {8}
+    assert rung_ranks(curves[1:], kinds[1:]).kind.unique().tolist() == ["slow"], "seven are too few"
 
 
 @pytest.mark.usefixtures("few_draws")

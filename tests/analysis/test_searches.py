@@ -8,7 +8,7 @@ import pytest
 from made_study import make
 
 from analysis import tables
-from analysis.searches import Gain, ensembles, gains, sentence
+from analysis.searches import Gain, ensembles, gains, sentence, table
 from analysis.statistics import confirmed
 from study import files
 from study.records import read_study
@@ -47,8 +47,29 @@ def test_searches_of_one_space_are_taken_together(tmp_path: Path) -> None:
     candidate, arm = (next(s for s in standings if s.name == name) for name in (found[0].winner, "baseline"))
     assert found[0].points == pytest.approx(100 * (candidate.test.mean() - arm.test.mean()))
     assert found[0].points < found[1].points < found[2].points
+    (over,) = table(first, read_study(first), standings)
+    assert [row[0] for row in over.rows] == ["arm baseline", "arm augmented"]
+    augmented = next(s for s in standings if s.name == "augmented")
+    each = [100 * (candidate.test.mean() - augmented.test.mean()) + k for k in range(3)]
+    assert over.rows[1][1:4] == [
+        f"{each[1]:+.2f}",
+        f"{each[1] - 4.302653 / 3**0.5:+.2f} to {each[1] + 4.302653 / 3**0.5:+.2f}",
+        "3",
+    ]
     about = dict(read_study(first)) | {"seed": 1}
     assert [gain.study for gain in gains(first, about, standings)] == ["search-0", "search-2"], "the same search twice"
+    for number, change in ((1, {"seed": 2}), (2, {"settings": {"rule": "one-epoch"}})):
+        other = tmp_path / f"search-{number}" / "study.json"
+        files.write_json(other, dict(files.read_json(other)) | change)
+    assert [gain.study for gain in gains(first, read_study(first), standings)] == ["search-0", "search-1"]
+    files.write_json(tmp_path / "search-1" / "study.json", dict(read_study(first)))
+    assert table(first, read_study(first), standings) == [], "one search"
+    files.write_json(tmp_path / "search-1" / "study.json", dict(read_study(first)) | {"seed": 2})
+    files.write_json(other, dict(files.read_json(other)) | {"settings": {"rule": "asha"}, "seed": 2})
+    alike = {"settings": {"rule": "asha"}}
+    files.write_json(tmp_path / "search-1" / "study.json", dict(read_study(tmp_path / "search-1")) | alike)
+    found = gains(first, dict(read_study(first)) | alike, standings)
+    assert [gain.study for gain in found] == ["search-0", "search-1"], "two of the same seed are the same search"
 
 
 def test_how_much_the_winner_depends_on_the_search_is_said() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import overhead
 import pandas as pd
 import pytest
+import rungs
 import searching
 import training
 from searching import Course
@@ -42,6 +43,40 @@ def test_asha_stops_what_is_worse() -> None:
     found = searching.by_asha(trials)
     assert found.accuracy[:12].tolist() == trials[0].accuracy.tolist()
     assert found.accuracy[12:].tolist() == [0.7, 0.6, 0.5]
+
+
+def test_a_row_for_each_kind_that_enough_trials_have() -> None:
+    columns = ["trial_id", "epoch", "val_accuracy", "core_seconds", "kind"]
+    rows = [
+        (f"s{k:04}", epoch, 0.5 + 0.01 * k + (0.3 if k < 10 and epoch > 8 else 0), 30.0, kind)
+        for k in range(20)
+        for epoch in range(1, 13)
+        for kind in ("schedule late" if k < 10 else "schedule early", "flip 0" if k < 3 else "flip above 0")
+    ]
+    found = rungs.summary(pd.DataFrame(rows, columns=columns)).set_index("kind")
+    assert found.trials.to_dict() == {"schedule late": 10, "flip above 0": 17, "schedule early": 10}
+    # Of 20 places they have 0 to 9 at first, and 10 to 19 in the end: (4.5 - 14.5) / 19.
+    assert found.loc["schedule late", ["after 1", "after 9"]].tolist() == [
+        "τ 1.00, -53 (-53 to -53)",
+        "τ 1.00, +0 (+0 to +0)",
+    ]
+
+
+def test_what_rules_miss_of_trials_that_turn_round_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the sixth of 12 epochs the order is the reverse of that in the end, where accuracies are 0.5 to 0.68."""
+    monkeypatch.setattr(rungs, "ORDERS", 3)
+    monkeypatch.setattr(rungs, "ROUND", 10)
+    rows = [
+        (f"s{k}", epoch, 0.5 + 0.02 * k if epoch > 5 else 0.4 - 0.02 * k, 30.0, "all")
+        for k in range(10)
+        for epoch in range(1, 13)
+    ]
+    columns = ["trial_id", "epoch", "val_accuracy", "core_seconds", "kind"]
+    found = rungs.missed(pd.DataFrame(rows, columns=columns)).set_index("rule")
+    assert found.loc["one epoch"].tolist() == pytest.approx([10 + 3 * 11, 2 * 7]), "it keeps the three that end last"
+    assert found["points missed"]["ASHA from epoch 6"] == pytest.approx(0)
+    assert found["points missed"]["ASHA from epoch 4"] > 0
+    assert found.epochs["ASHA from epoch 1"] < found.epochs["ASHA from epoch 4"] < found.epochs["ASHA from epoch 6"]
 
 
 @pytest.mark.parametrize("hits", [48, 3, 0])

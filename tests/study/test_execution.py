@@ -22,7 +22,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import RunConfig, TuneConfig
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.tune import _setup_signal_catching
 
@@ -31,7 +31,7 @@ from study.config import Cosine, OneCycle, TrialConfig, to_dict
 from study.data import Splits
 from study.execution import MAX_FAILURES, Recorder, Resources, TrialQueue, run_trials
 from study.records import EpochRecord, TrialRecord
-from study.schedulers import best_so_far
+from study.schedulers import best_so_far, build_scheduler, replay
 from study.search import Search
 from study.trainable import Job, TrialTrainable
 
@@ -134,6 +134,24 @@ def test_the_epoch_after_which_the_scheduler_stops_a_trial_says_so(running: Runn
     running.attempt(3)
     assert running.trial.last_result["done"]
     assert [epoch.stopped for epoch in records.read_epochs(running.folder)] == [False, False, False]
+
+
+def test_a_kill_after_the_epoch_that_stopped_a_trial_does_not_lose_why(running: Running) -> None:
+    scheduler, nobody = build_scheduler("asha", 3), None
+    for number in range(2):
+        replay(scheduler, f"t{number:04}", [(1, 1.0)], 3)
+    scheduler.on_trial_add(nobody, running.trial)
+    running.recorder.scheduler = scheduler
+    running.recorder.on_trial_start(0, [running.trial], running.trial)
+    result = running.worker(running.trial.config).train()
+    assert scheduler.on_trial_result(nobody, running.trial, result) == TrialScheduler.STOP
+    running.recorder.on_trial_result(0, [running.trial], running.trial, result | {"done": True})
+    kept = records.read_trial(running.folder)
+    assert (kept.status, kept.stop_epoch, kept.stop_threshold) == ("running", 1, 1.0)
+    assert (kept.stop_rank, kept.stop_trials) == (3, 3)
+    running.new_study()  # as if the kill had come before the epoch's line, too: the scheduler decides again
+    running.attempt(1)
+    assert {getattr(records.read_trial(running.folder), name) for name in records.NOT_STOPPED} == {None}
 
 
 def test_one_slow_checkpoint_does_not_put_off_the_next(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

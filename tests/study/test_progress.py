@@ -50,6 +50,15 @@ def test_time_left_goes_over_from_the_plan_to_the_pace(clock: Clock, tmp_path: P
     assert (shown._left(), len(shown.ended)) == ("0 s left", 6)
 
 
+def test_why_a_trial_was_stopped_is_said(tmp_path: Path) -> None:
+    printed = io.StringIO()
+    shown = StageProgress(Console(file=printed, width=200), "search", 2, set(), 2, 10.0)
+    why = {"stop_epoch": 1, "stop_accuracy": 0.841, "stop_threshold": 0.85, "stop_rank": 7, "stop_trials": 9}
+    trial = TrialRecord("s0001", "search", PLAIN, 0, max_epochs=12)
+    shown.trial_ended(*ended(tmp_path, trial, [0.841], status="stopped", stop_reason="asha", **why))
+    assert "stopped after 1 of 12 epochs, best validation 84.10%, below 85.00%, rank 7 of 9  [" in printed.getvalue()
+
+
 def test_what_failed_is_said_in_one_line_that_acts_on_nothing(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     shown = StageProgress(console, "search", 2, set(), 2, 10.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -369,12 +370,18 @@ def test_the_plan_offers_the_one_epoch_rule_where_it_halves_the_search(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = tmp_path / "long.yaml"
-    for epochs, trials, offered in ((27, 400, True), (2, 3, False)):
+    for epochs, trials, schedule, offered in (
+        (27, 400, "one_cycle", False),
+        (27, 400, "none", True),
+        (2, 3, "none", False),
+    ):
         text = ONE_ARM.replace("epochs: 3", f"epochs: {epochs}").replace("trials: 1", f"trials: {trials}")
+        text = text.replace("schedule: cosine", f"schedule: {schedule}")
         space.write_text(text.replace("train: 600, validation: 300", "train: 50000, validation: 10000"))
         options = ["--space", str(space), "--fidelity", "full", *CORES, "--results", str(tmp_path), "--dry-run"]
         assert run.main(options) == 0
-        assert ("  instead  --scheduler one-epoch: a search of " in capsys.readouterr().out) == offered
+        printed = re.search(r"  instead  --scheduler one-epoch: a search of .+ and 478 epochs", capsys.readouterr().out)
+        assert (printed is not None) == offered  # 478: 400 and 26 more of each of the best three
     assert run.main([*options, "--scheduler", "one-epoch"]) == 0
     assert "instead" not in capsys.readouterr().out
 

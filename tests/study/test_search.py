@@ -591,6 +591,29 @@ def test_a_survivor_that_was_cut_off_counts_its_new_start_and_one_that_diverged_
     assert after.finished()
 
 
+def test_why_the_one_epoch_rule_stopped_a_trial_is_kept(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = replace(space, budget=replace(space.budget, trials=5))
+    search = Search(tmp_path, space, 0, "one-epoch")
+    for accuracy in (0.5, 0.6, 0.7, 0.8, 0.4):
+        record = search.next_trial()
+        assert record is not None
+        ended(tmp_path, record, [accuracy], status="stopped", stop_reason="one-epoch")
+
+    def to_the_end(study: Path, next_trial: Any, *_: Any, **__: Any) -> None:
+        while (record := next_trial()) is not None:
+            ended(study, record, [0.9] * EPOCHS)
+
+    monkeypatch.setattr("study.search.run_trials", to_the_end)
+    splits: Any = None
+    Search(tmp_path, space, 0, "one-epoch").run(splits, Resources(1, 0.0, "fp32", 1), [])
+    fifty, *best, forty = records.read_trials(tmp_path, "search")
+    assert [getattr(fifty, name) for name in records.NOT_STOPPED] == [1, 0.5, 0.6, 4, 5]
+    assert [getattr(forty, name) for name in records.NOT_STOPPED] == [1, 0.4, 0.6, 5, 5]
+    assert {getattr(record, name) for record in best for name in records.NOT_STOPPED} == {None}
+
+
 # Trials that failed for good
 
 
